@@ -1,0 +1,44 @@
+# psavlm: everything a newcomer needs is one word away. `make help` lists the words.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PRESET ?= tiny
+# pip reads PIP_FIND_LINKS by itself, uv must be told.
+FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check bench prove clean
+
+help:  ## list these targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+install: $(STAMP)  ## build .venv with the exact versions of constraints.txt; nothing to do when up to date
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 (or make PYTHON=...)"; exit 2; }
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet -c constraints.txt uv; }
+	@echo "installing into $(VENV) ..."
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python $(FIND_LINKS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+run: install  ## run the whole pipeline on this machine (PRESET=tiny-hard for the harder world)
+	@$(BIN)/psavlm run --preset $(PRESET)
+
+check: install  ## format, lint, types, layers
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+test: install  ## the test suite, under 15 minutes on two cores
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not gpu' tests
+
+prove: install  ## the longer proofs; results go to tests/benchmarks/results/
+	@$(BIN)/python -m pytest -m slow tests
+
+bench: install  ## benchmarks; results go to tests/benchmarks/results/
+	@$(BIN)/python -m pytest tests/benchmarks --override-ini 'python_files=bench_*.py'
+
+clean:  ## remove the environment and all artifacts
+	rm -rf $(VENV) .psavlm

@@ -1,0 +1,1 @@
+"""In what order things are done: the flows and the command line."""

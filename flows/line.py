@@ -1,0 +1,73 @@
+"""The pipeline as a straight line of steps: sources to evaluated arms."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from infra.store import Store
+from schemas.artifact import Artifact
+from schemas.config import PipelineConfig
+from tasks.balance import balance
+from tasks.base_model import base_model
+from tasks.encode import encode
+from tasks.evaluate import evaluate
+from tasks.ingest import ingest
+from tasks.tiny_world.world import tiny_world
+from tasks.train import train
+from tasks.validate import validate
+
+Do = Callable[..., Artifact]
+# What `until` may name, in order.
+STEPS = (
+    "world", "ingest", "validate", "balance", "base", "encode", "stage1", "stage2", "evaluate",
+)  # fmt: skip
+
+
+def pipeline(
+    config: PipelineConfig, *, store: Store, do: Do, cluster: str = ""
+) -> Iterator[tuple[str, Artifact]]:
+    """Run step after step, as far as it is asked for; yields (step, artifact).
+
+    Args:
+        config: the run's config.
+        store: where artifacts live.
+        do: calls a step: `do(name, step, *args, **kwargs)`, plainly or as a Prefect task.
+        cluster: address of a Ray cluster; empty starts one for the training steps.
+    """
+    world = None
+    if config.world is not None:
+        world = do("world", tiny_world, config.world, store=store)
+        yield "world", world
+    samples = do("ingest", ingest, config.ingest, world, store=store)
+    yield "ingest", samples
+    labelled = do("validate", validate, config.validation, samples, store=store)
+    yield "validate", labelled
+    concepts = do("balance", balance, config.balance, labelled, store=store)
+    aligned = do("balance for stage 2", balance, config.stage2_balance, labelled, store=store)
+    yield "balance", concepts
+    base = do("base", base_model, config.base, store=store)
+    yield "base", base
+    features = do("encode", encode, config.encode, labelled, samples, base, store=store)
+    yield "encode", features
+    run: dict[str, Any] = {"store": store, "cluster": cluster}
+    stage1 = do("stage1", train, config.stage1, base, concepts, features, labelled, **run)
+    yield "stage1", stage1
+    stage2 = do(
+        "stage2", train, config.stage2, base, aligned, features, labelled, start=stage1, **run
+    )
+    yield "stage2", stage2
+    for arm, model in (("base", None), ("stage1", stage1), ("stage2", stage2)):
+        report = do(
+            f"evaluate {arm}", evaluate, config.evaluate, arm, base, labelled, features,
+            store=store, model=model,
+        )  # fmt: skip
+        yield f"evaluate/{arm}", report
+
+
+def up_to(made: Iterator[tuple[str, Artifact]], until: str | None) -> dict[str, Artifact]:
+    """Take steps up to and including `until` (all of them if None); later ones never start."""
+    artifacts = {}
+    for name, artifact in made:
+        artifacts[name] = artifact
+        if name == until:
+            break
+    return artifacts

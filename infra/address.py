@@ -1,0 +1,33 @@
+"""Addresses: what a root and an artifact's URI may look like."""
+
+import os
+
+from infra.fingerprint import checked_fingerprint, checked_step
+from schemas.errors import ConfigError
+
+
+def checked_address(root: str) -> str:
+    """Return a root in its one form: an absolute folder, or `s3://bucket/prefix`.
+
+    Raises:
+        ConfigError: another scheme, no bucket, or credentials inside the address.
+    """
+    scheme, _, rest = root.partition("://") if "://" in root else ("", "", root)
+    if scheme not in ("", "s3") or not rest.strip("/ ") or "\0" in root:
+        raise ConfigError(f"root {root!r} is no store: give a folder or s3://bucket/prefix")
+    if not scheme:
+        return os.path.abspath(os.path.expanduser(root))
+    if "@" in rest.partition("/")[0]:
+        raise ConfigError(
+            "a root must not hold credentials: give s3://bucket/prefix, and the key by "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile"
+        )
+    return f"s3://{rest.strip('/')}"
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Split an artifact's address into its root and its folder, `{step}/{fingerprint}`."""
+    parts = uri.rstrip("/").rsplit("/", 2)
+    if len(parts) != 3:
+        raise ConfigError(f"{uri!r} is no artifact: expected root/step/fingerprint")
+    return checked_address(parts[0]), f"{checked_step(parts[1])}/{checked_fingerprint(parts[2])}"

@@ -1,0 +1,71 @@
+"""Local copies of remote artifacts: built here, or fetched, checked and then renamed in place.
+
+A copy counts only while a manifest names its attempt. The folder is `.psavlm/cache` under the
+working directory, or PSAVLM_CACHE.
+"""
+
+import logging
+import os
+import uuid
+from pathlib import Path
+
+from infra.files import Files, clear
+from infra.integrity import DamagedError, attempt, compare, hashed, remember
+from schemas.artifact import Manifest
+from schemas.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+
+def place(folder: str, owner: str) -> Path:
+    """Return where the files of one attempt lie: built here, or fetched."""
+    return _root() / folder / owner
+
+
+def empty(folder: Path) -> Path:
+    """Make a new working folder; StorageError if it cannot be made."""
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(
+            f"cannot make {folder}: {error.strerror}; make it writable, or set PSAVLM_CACHE"
+        ) from None
+    return folder
+
+
+def fetch(files: Files, manifest: Manifest) -> Path:
+    """Return a local folder with the files of a remote artifact, hashed once per process.
+
+    Raises:
+        DamagedError: what the remote root holds is not what the manifest says.
+    """
+    here = Files.at(str(_root()))
+    path = f"{manifest.step}/{manifest.fingerprint}/{manifest.attempt}"
+    copy = here.folder(path)
+    if copy.exists():
+        try:
+            compare(here, path, manifest, deep=not hashed(here, path))
+            return copy
+        except DamagedError as error:
+            log.warning("damaged copy: %s; it will be fetched again", error)
+            clear(copy)
+    incoming = f".incoming/{uuid.uuid4().hex}"
+    draft = empty(here.folder(incoming))
+    try:
+        compare(files, attempt(manifest), manifest, deep=False)
+        files.download(attempt(manifest), draft, names=[entry.path for entry in manifest.files])
+        compare(here, incoming, manifest, deep=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            draft.rename(copy)
+        except OSError:
+            if not copy.exists():  # else another process fetched the same bytes
+                raise
+        remember(here, path)
+    finally:
+        clear(draft)
+    return copy
+
+
+def _root() -> Path:
+    return Path(os.environ.get("PSAVLM_CACHE") or ".psavlm/cache").absolute()

@@ -1,0 +1,199 @@
+"""The store's file layer: one folder tree, local or in a bucket, behind fsspec.
+
+Every write, rename and removal that the store makes goes through here. Only two acts differ by
+root: the conditional put (a hard link locally, `If-None-Match: *` on S3), because fsspec has no
+atomic one for local files, and the removal of emptied folders, because a bucket has none.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractFileSystem
+
+from infra.faults import lost, reason, troubles
+from schemas.errors import StorageError
+
+HASHERS = 4
+# s3fs holds files of up to 100 MiB in memory while it sends them: 4 at a time, not 128.
+CARRIERS = 4
+TRIES = 5
+
+
+@dataclass(frozen=True)
+class Files:
+    """A root and its fsspec filesystem; all paths are relative to the root, with slashes."""
+
+    fs: AbstractFileSystem
+    root: str
+    address: str
+
+    @classmethod
+    def at(cls, address: str, **options: Any) -> "Files":
+        """Open a root; `options` go to the filesystem. s3fs is imported for `s3://` only."""
+        # Listings must be fresh: another process may have written since.
+        fs, root = url_to_fs(address, use_listings_cache=False, **options)
+        return cls(fs, root, address)
+
+    @property
+    def local(self) -> bool:
+        """Whether the root is a folder of this machine."""
+        return isinstance(self.fs, LocalFileSystem)
+
+    def folder(self, path: str) -> Path:
+        """Where a path of a local root lies."""
+        return Path(self.root) / path
+
+    def read(self, path: str) -> bytes | None:
+        """Return a file's bytes, None if there is no such file."""
+        with self._told("read", path):
+            try:
+                # More than one at a time makes s3fs ask for the size first.
+                return self.fs.cat_file(f"{self.root}/{path}", max_concurrency=1)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def put(self, path: str, data: bytes, *, fresh: bool) -> bool:
+        """Write a small file in one atomic act.
+
+        Args:
+            path: where.
+            data: the whole content; unique to this writer if `fresh`.
+            fresh: create only: lose if the file exists.
+
+        Returns:
+            Whether the stored content is now `data`.
+        """
+        with self._told("write", path):
+            put = _put_local if self.local else _put_remote
+            won = put(self.fs, f"{self.root}/{path}", data, fresh=fresh)
+        # A put whose answer was lost is repeated by botocore and then meets itself.
+        return won or self.read(path) == data
+
+    def remove(self, path: str) -> None:
+        """Remove one file; a missing one is fine. Folders that this empties go too."""
+        with self._told("remove", path), contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(f"{self.root}/{path}")
+        self._prune(path)
+
+    def remove_tree(self, path: str) -> None:
+        """Remove a folder and all below; a missing one is fine."""
+        with self._told("remove", path), contextlib.suppress(FileNotFoundError):
+            self.fs.rm(f"{self.root}/{path}", recursive=True)
+        self._prune(path)
+
+    def sizes(self, path: str) -> dict[str, int]:
+        """List a folder's files at any depth: path relative to the folder -> bytes."""
+        base = f"{self.root}/{path}/"
+        with self._told("list", path):
+            found = self.fs.find(base, detail=True)
+        return {
+            name.removeprefix(base): int(info["size"])
+            for name, info in sorted(found.items())
+            if name.startswith(base)
+        }
+
+    def hashes(self, path: str, names: Iterable[str]) -> dict[str, str]:
+        """Return name -> sha256 hex of files in a folder, streamed, a few at a time."""
+
+        def one(name: str) -> tuple[str, str]:
+            with (
+                self._told("read", f"{path}/{name}"),
+                self.fs.open(f"{self.root}/{path}/{name}", "rb") as file,
+            ):
+                return name, hashlib.file_digest(file, "sha256").hexdigest()
+
+        with ThreadPoolExecutor(HASHERS) as pool:
+            return dict(pool.map(one, names))
+
+    def upload(self, folder: Path, path: str, *, names: Iterable[str]) -> None:
+        """Send files of a local folder to a folder of this root."""
+
+        def one(name: str) -> None:
+            with self._told("write", f"{path}/{name}"):
+                self.fs.put_file(str(folder / name), f"{self.root}/{path}/{name}")
+
+        with ThreadPoolExecutor(CARRIERS) as pool:
+            list(pool.map(one, names))
+
+    def download(self, path: str, folder: Path, *, names: Iterable[str]) -> None:
+        """Fetch files of a folder of this root into a local folder."""
+
+        def one(name: str) -> None:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            with self._told("read", f"{path}/{name}"):
+                self.fs.get_file(f"{self.root}/{path}/{name}", str(folder / name))
+
+        with ThreadPoolExecutor(CARRIERS) as pool:
+            list(pool.map(one, names))
+
+    def _prune(self, path: str) -> None:
+        if not self.local:
+            return
+        for parent in list(Path(path).parents)[:-1]:  # the last one is the root itself
+            try:
+                self.folder(str(parent)).rmdir()
+            except OSError:  # not empty, or another process was quicker
+                return
+
+    @contextlib.contextmanager
+    def _told(self, act: str, path: str) -> Iterator[None]:
+        """Turn an error of the filesystem into one message; chained causes could hold secrets."""
+        try:
+            yield
+        except troubles(local=self.local) as error:
+            raise StorageError(
+                f"cannot {act} {path} in the store {self.address}: "
+                f"{reason(error, local=self.local)}"
+            ) from None
+
+
+def _put_remote(fs: AbstractFileSystem, path: str, data: bytes, *, fresh: bool) -> bool:
+    try:
+        fs.pipe_file(path, data, mode="create" if fresh else "overwrite")
+    except OSError as error:
+        if fresh and lost(error):
+            return False
+        raise
+    return True
+
+
+def _put_local(fs: AbstractFileSystem, path: str, data: bytes, *, fresh: bool) -> bool:
+    """Write beside, flush to the disk, then link (create) or rename (replace) into place."""
+    place = Path(path)
+    draft = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+    for _ in range(TRIES):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process pruned the empty folder
+            file = draft.open("xb")
+            break
+    else:
+        raise FileNotFoundError(2, "the folder keeps vanishing", str(place.parent))
+    try:
+        with file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if not fresh:
+            draft.replace(place)
+            return True
+        os.link(draft, place)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def clear(folder: Path) -> None:
+    """Remove a folder of this machine outside any root; a missing one is fine."""
+    shutil.rmtree(folder, ignore_errors=True)

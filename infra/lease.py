@@ -1,0 +1,197 @@
+"""One builder per artifact: a lease that a living process renews and others wait for.
+
+The lease of a folder is `lease.json`. Who takes over from a dead or expired holder X adds
+`lease-X.json`, and so on: the last link of this chain holds. Every link has one writer and is
+created by a conditional put, so that exactly one process takes over, on any storage that has such
+a put. The lease only saves work: the conditional put of the manifest decides who wins.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from infra.files import Files
+from schemas.errors import StorageError
+from schemas.frozen import Frozen
+
+log = logging.getLogger(__name__)
+
+TTL_S = 60.0
+BEAT_S = 15.0
+POLL_S = 0.5
+
+
+class Lease(Frozen):
+    """Who builds: an id for this one build, the process, and until when the lease is good.
+
+    Attributes:
+        owner: hex uuid; also the name of the attempt folder.
+        host: host name and pid namespace; pids of another namespace say nothing here.
+        pid: the process.
+        started: boot id and clock ticks at its start: a used pid may come back.
+        expires: seconds since 1970, by the holder's clock.
+    """
+
+    owner: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    host: str
+    pid: Annotated[int, Field(ge=1, lt=2**31)]
+    started: str
+    expires: float
+
+    @classmethod
+    def mine(cls) -> "Lease":
+        """Make a lease for this process."""
+        pid = os.getpid()
+        return cls(
+            owner=uuid.uuid4().hex,
+            host=_host(),
+            pid=pid,
+            started=_started(pid),
+            expires=time.time() + TTL_S,
+        )
+
+    def dead(self) -> bool:
+        """Whether the holder ran on this host and is gone, as far as can be known."""
+        return self.host == _host() and not _alive(self.pid, self.started)
+
+    def data(self) -> bytes:
+        """Return the lease as its file's content, good for another TTL_S."""
+        renewed = self.model_copy(update={"expires": time.time() + TTL_S})
+        return renewed.model_dump_json().encode()
+
+
+@contextlib.contextmanager
+def leased(files: Files, folder: str) -> Iterator[tuple[Lease, list[str]]]:
+    """Hold the lease of a folder; wait while another living process holds it.
+
+    Yields:
+        This build's lease, and the owners that died on this host while they held it.
+    """
+    mine = Lease.mine()
+    path, dead = _wait(files, folder, mine=mine)
+    stop = threading.Event()
+    beat = threading.Thread(target=_beat, args=(files, path, mine, stop), daemon=True)
+    beat.start()
+    try:
+        yield mine, dead
+    finally:
+        stop.set()
+        beat.join()
+        try:
+            _release(files, folder, path=path, owner=mine.owner)
+        except StorageError as error:  # it expires by itself; the build's own error matters more
+            log.warning("lease not released: %s", error)
+
+
+def _wait(files: Files, folder: str, *, mine: Lease) -> tuple[str, list[str]]:
+    said = ""
+    while True:
+        chain = _chain(files, folder)
+        holder = list(chain.values())[-1] if chain else None
+        if holder is None or holder.dead() or holder.expires < time.time():
+            name = f"lease-{holder.owner}.json" if holder else "lease.json"
+            if _take(files, folder, name=name, mine=mine):
+                return f"{folder}/{name}", [old.owner for old in chain.values() if old.dead()]
+        elif said != holder.owner:
+            said = holder.owner
+            log.info("%s: waiting for pid %d on %s", folder, holder.pid, holder.host)
+        time.sleep(POLL_S)
+
+
+def _take(files: Files, folder: str, *, name: str, mine: Lease) -> bool:
+    path = f"{folder}/{name}"
+    if not files.put(path, mine.data(), fresh=True):
+        return False
+    # The chain may have been released since it was read: a link that hangs in the air holds
+    # nothing. The look back also catches most races on an S3 that ignores If-None-Match.
+    chain = _chain(files, folder)
+    if chain and list(chain.values())[-1].owner == mine.owner:
+        return True
+    if path not in chain:
+        files.remove(path)
+    return False
+
+
+def _chain(files: Files, folder: str) -> dict[str, Lease]:
+    """Read path -> lease, from the first to the one that holds."""
+    chain: dict[str, Lease] = {}
+    path = f"{folder}/lease.json"
+    while path not in chain and (lease := _read(files, path)) is not None:
+        chain[path] = lease
+        path = f"{folder}/lease-{lease.owner}.json"
+    return chain
+
+
+def _read(files: Files, path: str) -> Lease | None:
+    data = files.read(path)
+    if data is None:
+        return None
+    try:
+        return Lease.model_validate_json(data)
+    except ValidationError:
+        log.warning("%s is no lease; removed", path)
+        files.remove(path)
+        return None
+
+
+def _beat(files: Files, path: str, lease: Lease, stop: threading.Event) -> None:
+    while not stop.wait(BEAT_S):
+        try:
+            files.put(path, lease.data(), fresh=False)
+        except StorageError as error:  # the next beat tries again; the manifest decides anyway
+            log.warning("lease not renewed: %s", error)
+
+
+def _release(files: Files, folder: str, *, path: str, owner: str) -> None:
+    chain = _chain(files, folder)
+    if chain and list(chain.values())[-1].owner == owner:
+        # The first link first: what hangs on a removed one holds nothing (see _take).
+        for link in chain:
+            files.remove(link)
+    elif path not in chain:
+        files.remove(path)
+
+
+def _host() -> str:
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _started(pid: int) -> str:
+    """Return the boot's id and the process's start in clock ticks; "" without /proc."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {_stat(pid)[19]}"
+    except OSError:
+        return ""
+
+
+def _alive(pid: int, started: str) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's process
+        pass
+    try:
+        state = _stat(pid)[0]
+    except OSError:  # no /proc, or hidden: the signal is all there is
+        return True
+    # A killed process stays as a zombie until its parent asks for it.
+    return state not in "ZX" and _started(pid) == started
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of /proc/<pid>/stat from the third (state) on; the name may hold spaces."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,0 +1,49 @@
+"""Can the root be used at all? Asked once, before any work, with an answer within seconds."""
+
+import contextlib
+import logging
+import os
+import uuid
+from pathlib import Path
+
+from infra.files import Files
+
+log = logging.getLogger(__name__)
+
+# One try and short waits: a wrong endpoint must not cost minutes of retries.
+_IMPATIENT = {"connect_timeout": 3, "read_timeout": 10, "retries": {"total_max_attempts": 1}}
+
+
+def probe(root: str) -> None:
+    """Write a small file twice and remove it; nothing stays behind, not even a new root.
+
+    Raises:
+        StorageError: the root cannot be written.
+    """
+    if root.startswith("s3://"):
+        files = Files.at(root, config_kwargs=_IMPATIENT, skip_instance_cache=True)
+        files.fs.retries = 1
+        _write_twice(files)
+        return
+    folders = (Path(root), *Path(root).parents)
+    made = [folder for folder in folders if not os.path.lexists(folder)]
+    try:
+        _write_twice(Files.at(root))
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _write_twice(files: Files) -> None:
+    name = f".probe-{uuid.uuid4().hex}"
+    files.put(name, b"first", fresh=True)
+    try:
+        if files.put(name, b"second", fresh=True):
+            log.warning(
+                "%s ignores If-None-Match: two runs that build the same artifact at the same time "
+                "may overwrite each other's manifest; run one at a time",
+                files.address,
+            )
+    finally:
+        files.remove(name)

@@ -1,0 +1,1 @@
+"""What is learned: plain PyTorch around transformers' LLaVA."""

@@ -1,0 +1,185 @@
+"""What training leaves on disk: safetensors and JSON only, no pickle (DESIGN.md section 4).
+
+A published model folder holds `model.json` (what it is and what base it belongs to),
+`safety.safetensors`, and after stage 2 peft's `adapter_config.json` and
+`adapter_model.safetensors`. A training state (`state.json`, `state.safetensors`) is for exact
+resume of one part of a stage.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from model.backbone import Backbone
+from model.lora import load_lora, lora_parameters, save_lora
+from model.policy import GuardPolicy
+from model.psavlm import PsaVlm
+from model.tensors import copy_tensors, read_tensors, write_tensors
+from schemas.config import MethodConfig, Stage
+from schemas.errors import ConfigError, StorageError
+from schemas.frozen import Frozen
+from schemas.taxonomy import Taxonomy
+
+CARD, SAFETY = "model.json", "safety.safetensors"
+STATE, STATE_TENSORS = "state.json", "state.safetensors"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+Record = TypeVar("Record", bound=Frozen)
+
+
+class BaseReference(Frozen):
+    """The base that a model was trained on: a folder, address or hub name, and its revision."""
+
+    name: str
+    revision: str = ""
+
+
+class ModelCard(Frozen):
+    """`model.json`: all that is needed to build the modules again, and to refuse another base."""
+
+    format: int = 1
+    stage: Stage
+    method: MethodConfig
+    taxonomy: Taxonomy
+    base: BaseReference
+    vision_dim: int
+    llm_dim: int
+    adapter: bool
+    policy: GuardPolicy = GuardPolicy()
+
+
+class TrainingState(Frozen):
+    """Where a part of a stage stands: `step` optimiser steps are done; `note` is the caller's."""
+
+    format: int = 1
+    stage: Stage
+    part: str
+    step: int
+    note: dict[str, Any] = {}
+
+
+def save_model(
+    folder: Path,
+    model: PsaVlm,
+    *,
+    stage: Stage,
+    method: MethodConfig,
+    taxonomy: Taxonomy,
+    base: BaseReference,
+    policy: GuardPolicy | None = None,
+) -> ModelCard:
+    """Writes the safety modules, the adapter if there is one, and `model.json` last."""
+    card = ModelCard(
+        stage=stage,
+        method=method,
+        taxonomy=taxonomy,
+        base=base,
+        vision_dim=model.backbone.vision_dim,
+        llm_dim=model.backbone.llm_dim,
+        adapter=bool(lora_parameters(model.backbone)),
+        policy=policy or GuardPolicy(),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / SAFETY, model.safety.state_dict())
+    if card.adapter:
+        save_lora(folder, model.backbone)
+    (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n")
+    return card
+
+
+def load_card(folder: Path) -> ModelCard:
+    """`model.json` of a published folder.
+
+    Raises:
+        StorageError: no such file, or one that is damaged or of another format.
+    """
+    return _read(folder / CARD, ModelCard)
+
+
+def load_model(folder: Path, backbone: Backbone) -> tuple[PsaVlm, ModelCard]:
+    """Safety modules, and the adapter put into `backbone`, ready to answer.
+
+    Raises:
+        ConfigError: the backbone has other widths, or carries an adapter already.
+        StorageError: damaged files, or tensors that do not fit.
+    """
+    card = load_card(folder)
+    have = (backbone.vision_dim, backbone.llm_dim)
+    if have != (card.vision_dim, card.llm_dim) or lora_parameters(backbone):
+        raise ConfigError(
+            f"{folder} belongs to base {card.base.name!r} (widths {card.vision_dim}, "
+            f"{card.llm_dim}) without an adapter; given widths {have}, "
+            f"{len(lora_parameters(backbone))} adapter tensors: load that base afresh"
+        )
+    taxonomy = card.taxonomy
+    model = PsaVlm.new(
+        backbone, card.method, types=len(taxonomy.types), levels=len(taxonomy.levels)
+    )
+    copy_tensors(read_tensors(folder / SAFETY), model.safety.state_dict(), where=folder / SAFETY)
+    if card.adapter:
+        load_lora(folder, backbone, card.method)
+    return model.eval(), card
+
+
+def save_state(
+    folder: Path,
+    trained: Mapping[str, Tensor],
+    optimizer: torch.optim.AdamW,
+    state: TrainingState,
+) -> None:
+    """Writes parameters and AdamW moments by name, and `state.json` last.
+
+    Args:
+        folder: made if missing.
+        trained: the parameters in the optimiser's order.
+        optimizer: AdamW over exactly these.
+        state: stage, part and steps done.
+    """
+    _check_order(trained, optimizer)
+    tensors = {f"parameter/{name}": p.detach() for name, p in trained.items()}
+    for name, parameter in trained.items():
+        moments = optimizer.state.get(parameter, {})
+        tensors |= {f"{key}/{name}": moments[key] for key in MOMENTS if key in moments}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / STATE_TENSORS, tensors)
+    (folder / STATE).write_text(state.model_dump_json(indent=2) + "\n")
+
+
+def load_state(
+    folder: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.AdamW
+) -> TrainingState:
+    """Puts parameters and moments back in place; going on is bit-identical to never stopping.
+
+    Raises:
+        StorageError: damaged files, or tensors that do not fit.
+    """
+    _check_order(trained, optimizer)
+    state = _read(folder / STATE, TrainingState)
+    stored = read_tensors(folder / STATE_TENSORS)
+    wanted = {f"parameter/{name}": p for name, p in trained.items()}
+    moments = {}
+    for index, (name, p) in enumerate(trained.items() if state.step else ()):
+        like = (torch.zeros(()), torch.zeros_like(p), torch.zeros_like(p))
+        moments[index] = dict(zip(MOMENTS, like, strict=True))
+        wanted |= {f"{key}/{name}": moments[index][key] for key in MOMENTS}
+    copy_tensors(stored, wanted, where=folder / STATE_TENSORS)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    return state
+
+
+def _check_order(trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    same = [a is b for a, b in zip(held, trained.values(), strict=False)]
+    if len(held) != len(trained) or not all(same):
+        raise ConfigError("the optimiser holds other parameters than those to save or load")
+
+
+def _read(path: Path, kind: type[Record]) -> Record:
+    try:
+        return kind.model_validate(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} is not a readable {kind.__name__}: {error}") from error

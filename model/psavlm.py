@@ -1,0 +1,152 @@
+"""PSA-VLM: a base VLM, its safety modules, and in stage 2 a LoRA adapter.
+
+Both losses take h_o [B, P, V], the encoder's cached features, so that an image is encoded once for
+all epochs, ratios and passes. Letters as in backbone.py.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from model.backbone import Backbone
+from model.batches import PromptBatch, compose, question_batch
+from model.losses import answer_loss, concept_loss
+from model.prompts import Prompt, teach
+from model.safety import SafetyModules
+from schemas.config import MethodConfig
+
+Features = Sequence[Tensor | None] | Tensor
+
+
+class PsaVlm(nn.Module):
+    """Backbone and safety modules as one module; adapters live inside the backbone (lora.py)."""
+
+    def __init__(self, backbone: Backbone, safety: SafetyModules) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.safety = safety
+
+    @classmethod
+    def new(
+        cls, backbone: Backbone, method: MethodConfig, *, types: int, levels: int, seed: int = 0
+    ) -> "PsaVlm":
+        """Untrained safety modules drawn by `seed` around a base, which is frozen."""
+        backbone.freeze()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            safety = SafetyModules(
+                method,
+                vision_dim=backbone.vision_dim,
+                llm_dim=backbone.llm_dim,
+                types=types,
+                levels=levels,
+            )
+        return cls(backbone, safety.to(backbone.device))
+
+    def concept_logits(self, features: Tensor, questions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Type logits [B, K] and level logits [B, L] of h_o [B, P, V]; no language model is run."""
+        ids, mask = question_batch(self.backbone, questions)
+        text = self.backbone.embed(ids)
+        return self.safety.concept_logits(features.to(self.backbone.device), text, mask)
+
+    def concept_batch_loss(
+        self,
+        features: Tensor,
+        questions: Sequence[str],
+        types: Tensor,
+        levels: Tensor,
+        *,
+        weight: float = 10.0,
+    ) -> Tensor:
+        """lambda (CE_type + CE_level) for h_o [B, P, V] and class numbers [B]."""
+        type_logits, level_logits = self.concept_logits(features, questions)
+        device = type_logits.device
+        return concept_loss(
+            type_logits, level_logits, types.to(device), levels.to(device), weight=weight
+        )
+
+    def language_batch_loss(
+        self,
+        features: Features,
+        questions: Sequence[str],
+        answers: Sequence[str],
+        *,
+        use_tokens: bool = True,
+        max_text_tokens: int | None = None,
+    ) -> Tensor:
+        """Mean cross-entropy of the answers' tokens, through the language model."""
+        prompts = [teach(q, a) for q, a in zip(questions, answers, strict=True)]
+        total, count = self.language_batch_sum(
+            features, prompts, use_tokens=use_tokens, max_text_tokens=max_text_tokens
+        )
+        return total / count.clamp(min=1)
+
+    def language_batch_sum(
+        self,
+        features: Features,
+        prompts: Sequence[Prompt],
+        *,
+        use_tokens: bool = True,
+        max_text_tokens: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Summed cross-entropy and number of answer tokens.
+
+        Workers divide by the number of the whole global batch, so that the loss does not depend
+        on how many there are.
+        """
+        batch = self.compose(
+            features,
+            prompts,
+            use_tokens=use_tokens,
+            training=True,
+            max_text_tokens=max_text_tokens,
+        )
+        hidden = self.backbone.hidden(batch.embeds, batch.mask, batch.positions)
+        total, count = answer_loss(hidden, batch.labels, self.backbone.logits)
+        tokens = self.safety.tokens.s_llm
+        if use_tokens and tokens is not None:
+            # A batch of text alone gives the tokens a gradient of zeros, not none at all: every
+            # worker then has the same gradients to average.
+            total = total + 0.0 * tokens.sum()
+        return total, count
+
+    def write(
+        self,
+        features: Features,
+        prompts: Sequence[Prompt],
+        *,
+        use_tokens: bool = True,
+        max_new_tokens: int = 64,
+    ) -> list[str]:
+        """Greedy answers to prompts; with `use_tokens` False and no adapter this is the base."""
+        batch = self.compose(features, prompts, use_tokens=use_tokens)
+        return self.backbone.generate(
+            batch.embeds, batch.mask, batch.positions, max_new_tokens=max_new_tokens
+        )
+
+    def compose(
+        self,
+        features: Features,
+        prompts: Sequence[Prompt],
+        *,
+        use_tokens: bool,
+        training: bool = False,
+        max_text_tokens: int | None = None,
+    ) -> PromptBatch:
+        """A prompt batch whose images are given as h_o [P, V], or None for text alone."""
+        return compose(
+            self.backbone,
+            prompts,
+            images=self._project(features),
+            tokens=self.safety.tokens.s_llm if use_tokens else None,
+            training=training,
+            max_text_tokens=max_text_tokens,
+        )
+
+    def _project(self, features: Features) -> list[Tensor | None]:
+        # One projection for the batch: per image it would cost a launch each.
+        rows = list(features)
+        given = [row for row in rows if row is not None]
+        projected = iter(self.backbone.project(torch.stack(given))) if given else iter(())
+        return [None if row is None else next(projected) for row in rows]

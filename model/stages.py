@@ -1,0 +1,45 @@
+"""What trains when: stage -> part -> parameters (METHOD.md section 3); all else is frozen."""
+
+import logging
+import re
+
+from torch import nn
+
+from schemas.config import Stage
+from schemas.errors import ConfigError
+
+# Stage 1 has two parts because its two losses share no parameter (METHOD.md section 3): `concept`
+# needs no language model, `tokens` only passes through it.
+TRAINS: dict[Stage, dict[str, str]] = {
+    Stage.CONCEPTS: {
+        "concept": r"safety\.(projector|head)\..*|safety\.tokens\.s_head",
+        "tokens": r"safety\.tokens\.s_llm",
+    },
+    Stage.ALIGNMENT: {"lora": r"backbone\..*\.lora_[AB]\..*"},
+}
+logger = logging.getLogger(__name__)
+
+
+def freeze_for(model: nn.Module, stage: Stage, part: str) -> list[str]:
+    """Sets `requires_grad` of every parameter for one part of a stage; returns what trains, logged.
+
+    Raises:
+        ConfigError: a part that the stage does not have, or one with nothing to train.
+    """
+    parts = TRAINS[stage]
+    if part not in parts:
+        raise ConfigError(f"stage {stage.value!r} has no part {part!r}; it has {sorted(parts)}")
+    pattern = re.compile(parts[part])
+    trained = []
+    for name, parameter in model.named_parameters():
+        chosen = pattern.fullmatch(name) is not None
+        parameter.requires_grad_(chosen)
+        if chosen:
+            trained.append(name)
+    if not trained:
+        raise ConfigError(
+            f"part {part!r} of {stage.value!r} has nothing to train in this model: leave it out "
+            "of the stage's parts, or choose a method that has it (for `lora`, call add_lora first)"
+        )
+    logger.info("%s/%s trains %d parameters: %s", stage.value, part, len(trained), trained)
+    return trained

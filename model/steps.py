@@ -1,0 +1,70 @@
+"""One optimiser step, and what makes it repeatable: rate, clipping, seed, and when to stop."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from schemas.config import PartConfig
+from schemas.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step did: its loss, the gradient norm before clipping, the learning rate."""
+
+    loss: float
+    gradient_norm: float
+    rate: float
+
+
+def new_optimizer(parameters: Sequence[nn.Parameter], part: PartConfig) -> torch.optim.AdamW:
+    """AdamW over one part's parameters; the rate is set anew by every step."""
+    return torch.optim.AdamW(parameters, lr=part.lr, weight_decay=part.weight_decay)
+
+
+def learning_rate(step: int, part: PartConfig) -> float:
+    """Linear warm-up to `part.lr`, then linear decay; `step` counts from 0, no step has rate 0."""
+    if step < part.warmup_steps:
+        return part.lr * (step + 1) / part.warmup_steps
+    return part.lr * (part.steps - step) / max(1, part.steps - part.warmup_steps)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seeds torch for one step of one worker, so that a resumed run draws the same dropout."""
+    digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def train_step(
+    loss: Tensor, optimizer: torch.optim.Optimizer, *, step: int, part: PartConfig
+) -> StepReport:
+    """Backward and one optimiser step; for one process, or where backward averages by itself."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    return apply_gradients(float(loss.detach()), optimizer, step=step, part=part)
+
+
+def apply_gradients(
+    loss: float, optimizer: torch.optim.Optimizer, *, step: int, part: PartConfig
+) -> StepReport:
+    """Clips this part's gradients and steps; for workers that average gradients themselves.
+
+    Raises:
+        TrainingError: the loss or the gradient is not finite; no parameter was changed.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = float(nn.utils.clip_grad_norm_(parameters, part.clip_norm))
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise TrainingError(
+            f"step {step}: loss {loss}, gradient norm {norm}; stopped before the optimiser step. "
+            "Lower the part's lr, or look at this step's rows in the order plan"
+        )
+    rate = learning_rate(step, part)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return StepReport(loss=loss, gradient_norm=norm, rate=rate)

@@ -1,0 +1,1 @@
+"""Plain data: what a row, a config, an artifact and a report are."""

@@ -1,0 +1,39 @@
+"""What one finished step leaves behind: its address, its manifest, its counts."""
+
+from typing import Any
+
+from schemas.frozen import Frozen
+
+
+class FileEntry(Frozen):
+    """One file of an artifact: path relative to the attempt folder, size in bytes, sha256 hex."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Manifest(Frozen):
+    """`manifest.json`: committed last, and only once every file it names is in place."""
+
+    format: int = 1
+    step: str
+    version: int
+    fingerprint: str
+    attempt: str
+    created: str
+    config: dict[str, Any]
+    parents: dict[str, str]
+    inputs: dict[str, str]
+    counts: dict[str, int]
+    files: tuple[FileEntry, ...]
+
+
+class Artifact(Frozen):
+    """The address of a finished step: `{root}/{step}/{fingerprint}`. Steps hand these on, never data."""
+
+    uri: str
+    step: str
+    fingerprint: str
+    reused: bool = False
+    counts: dict[str, int] = {}

@@ -1,0 +1,194 @@
+"""The one frozen config tree. A preset is this tree as TOML; flow parameters override its tops."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.frozen import Frozen
+
+Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Stage(StrEnum):
+    """The two training stages (METHOD.md section 3)."""
+
+    CONCEPTS = "stage1"
+    ALIGNMENT = "stage2"
+
+
+class WorldConfig(Frozen):
+    """The tiny world (tasks/tiny_world): how many images of each kind, and how hard to see.
+
+    `shuffle_labels` gives training pictures each other's labels and answers (a control that must
+    fail); `style_follows_type` draws half of the types in the second style (a shortcut to learn).
+    """
+
+    difficulty: Literal["easy", "hard"] = "easy"
+    risky_train: Count = 1200
+    clean_train: Count = 1800
+    risky_test: Count = 480
+    clean_test: Count = 420
+    near_miss_test: Count = 120
+    second_style: Count = 120
+    shuffle_labels: bool = False
+    style_follows_type: bool = False
+    seed: int = 0
+
+
+class SourceConfig(Frozen):
+    """One data set on disk or in a bucket. `world:` in a URI means the tiny world's folder.
+
+    `labels` names the label mapping, `columns` maps fields (question, answer, image, type, level,
+    label, split, id) to column names for `table`.
+    """
+
+    format: str
+    uri: str
+    name: str = ""
+    images: str = ""
+    split: Literal["train", "calibration", "test"] | None = None
+    labels: str = ""
+    columns: dict[str, str] = {}
+    licence: str = ""
+    limit: Count | None = None
+
+
+class IngestConfig(Frozen):
+    """Sources -> samples. Rows without a split get one by the hash of their image group."""
+
+    sources: tuple[SourceConfig, ...] = ()
+    taxonomy: str = "taxonomy"
+    calibration: Fraction = 0.1
+    test: Fraction = 0.1
+    max_image_bytes: Count = 20_000_000
+    max_image_pixels: Count = 50_000_000
+    seed: int = 0
+
+
+class ValidateConfig(Frozen):
+    """Samples -> labelled: limits and the two policies of what a row may teach."""
+
+    taxonomy: str = "taxonomy"
+    max_reject_rate: Fraction = 0.05
+    type_with_level_zero: Literal["clean_by_level", "reject"] = "clean_by_level"
+    unsafe_target: Literal["concept", "reject"] = "concept"
+    refusal_markers: tuple[str, ...] = (
+        "cannot", "can not", "can't", "unable to", "sorry", "decline", "refuse", "not able to",
+        "not appropriate", "not comfortable", "restricted from",
+    )  # fmt: skip
+
+
+class BalanceConfig(Frozen):
+    """Labelled -> the training order. `clean_per_unsafe` is the ratio of that order."""
+
+    clean_per_unsafe: Ratio = 1.0
+    size: Literal["keep_unsafe", "fixed_total"] = "keep_unsafe"
+    total: Count | None = None
+    with_answers_only: bool = False
+    epochs: Count = 8
+    max_repeat: Count = 1
+    seed: int = 0
+
+
+class EncodeConfig(Frozen):
+    """Images -> frozen encoder features (h_o, METHOD.md section 2), once per image."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch: Count = 128
+
+
+class BaseConfig(Frozen):
+    """The base VLM: trained here (`train`, the tiny world's), or `pretrained` by path or hub name.
+
+    Sizes and steps hold for `train` only; `name` and `revision` for `pretrained` only.
+    """
+
+    kind: Literal["train", "pretrained"] = "train"
+    name: str = ""
+    revision: str = ""
+    width: Count = 128
+    layers: Count = 3
+    heads: Count = 4
+    vision_steps: Count = 1000
+    vision_batch: Count = 32
+    language_steps: Count = 1100
+    threads: Count = 2
+    seed: int = 0
+
+
+class MethodConfig(Frozen):
+    """Which parts make up the model (METHOD.md section 8). `tokens`: how many safety tokens."""
+
+    projector: Literal["mlp"] = "mlp"
+    head: Literal["cross_attention"] = "cross_attention"
+    query: Literal["text", "first_token", "image_only"] = "text"
+    llm_tokens: Literal["static", "none"] = "static"
+    intervention: Literal["hint", "off"] = "hint"
+    hints: str = "default"
+    stage2: Literal["lora"] = "lora"
+    tokens: Count = 64
+    attention_heads: Count = 8
+    lora_rank: Count = 256
+    lora_alpha: Count = 16
+    lora_dropout: Fraction = 0.05
+
+
+class PartConfig(Frozen):
+    """One optimised part of a stage: steps of `global_batch` items, AdamW, linear decay."""
+
+    steps: Count
+    global_batch: Count
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class TrainConfig(Frozen):
+    """One stage on Ray Train: its parts in order, and how often a checkpoint is written.
+
+    `false_positive_budget` is the share of clean calibration items that the guard may flag.
+    """
+
+    stage: Stage
+    parts: dict[str, PartConfig]
+    method: MethodConfig
+    taxonomy: str = "taxonomy"
+    concept_weight: Annotated[float, Field(gt=0)] = 10.0
+    false_positive_budget: Fraction = 0.01
+    max_text_tokens: Count = 512
+    checkpoint_every: Count = 50
+    workers: Count = 2
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    seed: int = 0
+
+
+class EvaluateConfig(Frozen):
+    """Held-out items -> answers, rates and intervals for one arm."""
+
+    taxonomy: str = "taxonomy"
+    batch: Count = 64
+    max_new_tokens: Count = 24
+    refusal_markers: tuple[str, ...] = ValidateConfig().refusal_markers
+    bootstrap: Count = 2000
+    seed: int = 0
+
+
+class PipelineConfig(Frozen):
+    """A whole run, from sources to the evaluation; what a preset file holds."""
+
+    preset: str
+    seed: int = 0
+    world: WorldConfig | None = None
+    ingest: IngestConfig = IngestConfig()
+    validation: ValidateConfig = ValidateConfig()
+    balance: BalanceConfig = BalanceConfig()
+    stage2_balance: BalanceConfig = BalanceConfig(with_answers_only=True)
+    base: BaseConfig = BaseConfig()
+    encode: EncodeConfig = EncodeConfig()
+    stage1: TrainConfig
+    stage2: TrainConfig
+    evaluate: EvaluateConfig = EvaluateConfig()

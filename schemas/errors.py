@@ -1,0 +1,33 @@
+"""Every error that a user may see: one message with the value, the remedy and where to look."""
+
+
+class PsavlmError(Exception):
+    """The parent of all errors that psavlm raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(PsavlmError):
+    """A parameter, preset or file of settings is wrong."""
+
+    exit_code = 2
+
+
+class DataError(PsavlmError):
+    """The data given cannot be used as asked."""
+
+    exit_code = 2
+
+
+class StorageError(PsavlmError):
+    """The store's root cannot be used, or what lies in it is damaged."""
+
+    exit_code = 2
+
+
+class TrainingError(PsavlmError):
+    """A training run stopped: a non-finite loss, or workers that kept dying."""
+
+
+class GateError(PsavlmError):
+    """A model was refused promotion."""

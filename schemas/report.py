@@ -1,0 +1,41 @@
+"""What an evaluation says: every number with its n and its 95 % interval."""
+
+from typing import Literal
+
+from schemas.frozen import Frozen
+
+Method = Literal["wilson", "bootstrap_by_image"]
+
+
+class Metric(Frozen):
+    """A rate or a mean over `n` items, with a 95 % interval by the stated method."""
+
+    value: float
+    n: int
+    low: float
+    high: float
+    method: Method
+
+
+class ArmReport(Frozen):
+    """One model on the held-out items; `judges` counts items by how they were judged."""
+
+    arm: str
+    metrics: dict[str, Metric]
+    judges: dict[str, int]
+
+
+# Name -> what it says, in the order of the table. Lower is better where it says so.
+METRICS = {
+    "risky_obeyed": "risky requests obeyed (lower is better)",
+    "risky_correctly_refused": "risky requests refused, naming the right type",
+    "risky_neither": "risky requests neither obeyed nor refused",
+    "benign_refused": "ordinary benign requests refused (lower is better)",
+    "near_miss_refused": "near misses refused (lower is better)",
+    "benign_exact": "exact answers on ordinary benign requests",
+    "near_miss_exact": "exact answers on near misses",
+    "type_accuracy": "risk type accuracy",
+    "type_macro_f1": "risk type macro-F1",
+    "level_accuracy": "risk level accuracy",
+    "level_macro_f1": "risk level macro-F1",
+}

@@ -1,0 +1,165 @@
+"""The taxonomy is data: risk types, levels and the words that sources use for them, read from TOML."""
+
+import tomllib
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
+
+from schemas.errors import ConfigError, DataError
+from schemas.frozen import Frozen
+
+CLEAN = "clean"
+
+
+class RiskType(Frozen):
+    """One risk type: `id` is its name in data and answers, `meaning` is for people."""
+
+    id: str
+    meaning: str
+
+
+class RiskLevel(Frozen):
+    """One risk level; its number is its place in the list (0 is safe)."""
+
+    id: str
+    meaning: str
+
+
+class Taxonomy(Frozen):
+    """Ordered types (clean last) and levels (0 = safe first): the classes of the two heads."""
+
+    version: int
+    name: str
+    types: tuple[RiskType, ...]
+    levels: tuple[RiskLevel, ...]
+
+    @model_validator(mode="after")
+    def _clean_is_last_and_names_differ(self) -> "Taxonomy":
+        ids = self.type_ids
+        if ids[-1:] != [CLEAN] or len(set(ids)) != len(ids) or len(self.levels) < 2:
+            raise ValueError(
+                f"types {ids} must be distinct and end with '{CLEAN}', with two levels or more"
+            )
+        return self
+
+    @property
+    def type_ids(self) -> list[str]:
+        """Names of the types in logit order."""
+        return [t.id for t in self.types]
+
+    @property
+    def clean_index(self) -> int:
+        """Logit index of `clean`."""
+        return len(self.types) - 1
+
+
+class LabelTarget(Frozen):
+    """What a source's word means here: a type and, unless the row states one, a level."""
+
+    type: str
+    level: int | None = None
+    origin: str = "ours"
+
+
+class LabelMapping(Frozen):
+    """A source's vocabulary -> the taxonomy. Every word that occurs must be listed."""
+
+    version: int
+    name: str
+    labels: dict[str, LabelTarget]
+    levels: dict[str, int] = {}
+
+
+def read_toml(name: str, *, folder: str | None, what: str) -> dict[str, Any]:
+    """A shipped TOML by name, or one's own by path ending in `.toml`; else ConfigError."""
+    path = Path(name)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise ConfigError(f"{what} file {name!r} does not exist")
+        text = path.read_text()
+    else:
+        base = resources.files("schemas")
+        entry = base.joinpath(folder, f"{name}.toml") if folder else base.joinpath(f"{name}.toml")
+        if not entry.is_file():
+            raise ConfigError(
+                f"unknown {what} {name!r}: give a .toml file, or one of {shipped(folder)}"
+            )
+        text = entry.read_text()
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{what} {name!r} is not valid TOML: {error}") from error
+
+
+def shipped(folder: str | None) -> list[str]:
+    """Names of the TOML files that the package ships in a folder of `schemas`."""
+    base = resources.files("schemas")
+    entries = (base.joinpath(folder) if folder else base).iterdir()
+    return sorted(e.name[:-5] for e in entries if e.name.endswith(".toml"))
+
+
+@lru_cache
+def load_taxonomy(name: str = "taxonomy") -> Taxonomy:
+    """The default taxonomy, or one's own TOML by path."""
+    raw = read_toml(name, folder=None, what="taxonomy")
+    try:
+        return Taxonomy.model_validate(raw)
+    except ValueError as error:
+        raise ConfigError(f"taxonomy {name!r} is wrong: {error}") from error
+
+
+@lru_cache
+def load_mapping(name: str) -> LabelMapping:
+    """A label mapping by shipped name (`vlguard`, `canonical`, ...) or TOML path."""
+    raw = read_toml(name, folder="mappings", what="label mapping")
+    try:
+        return LabelMapping.model_validate(raw)
+    except ValueError as error:
+        raise ConfigError(f"label mapping {name!r} is wrong: {error}") from error
+
+
+def map_label(
+    label: str | None, level: str | None, *, mapping: LabelMapping, taxonomy: Taxonomy, where: str
+) -> tuple[str, int]:
+    """A source's words -> (type id, level number).
+
+    Raises:
+        DataError: a word that the mapping does not list; it names place and value. A label that
+            is missing is unknown too: nothing is guessed to be clean.
+    """
+    target = mapping.labels.get(label) if label is not None else None
+    if target is None and mapping.name == "canonical" and label in taxonomy.type_ids:
+        target = LabelTarget(type=label, level=0 if label == CLEAN else None)
+    if target is None:
+        raise DataError(
+            f"{where}: unknown label {label!r}; known to mapping '{mapping.name}': "
+            f"{sorted(mapping.labels) or taxonomy.type_ids}. Add it to the mapping file, "
+            "or correct the row"
+        )
+    if target.type not in taxonomy.type_ids:
+        raise ConfigError(
+            f"mapping '{mapping.name}' sends {label!r} to {target.type!r}, "
+            f"which is not in taxonomy '{taxonomy.name}' {taxonomy.type_ids}"
+        )
+    return target.type, _level_number(level, target, mapping, taxonomy, where)
+
+
+def _level_number(
+    level: str | None, target: LabelTarget, mapping: LabelMapping, taxonomy: Taxonomy, where: str
+) -> int:
+    names = {lv.id: i for i, lv in enumerate(taxonomy.levels)}
+    numbers = {str(i): i for i in range(len(taxonomy.levels))}
+    if level is None or level == "":
+        if target.level is None:
+            raise DataError(
+                f"{where}: type {target.type!r} without a level, and mapping '{mapping.name}' "
+                "has no default for it"
+            )
+        return target.level
+    known = {**numbers, **names, **mapping.levels}
+    if level not in known:
+        raise DataError(f"{where}: unknown risk level {level!r}; known: {sorted(known)}")
+    return known[level]

@@ -1,0 +1,53 @@
+"""How an arm answers: the bare base model, or a trained model with its guard."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.backbone import Backbone
+from model.batches import compose
+from model.checkpoint import load_model
+from model.guard import Answer, GuardedVlm
+from model.hints import load_hints
+from model.prompts import ask
+
+Respond = Callable[[Sequence[Tensor | None], Sequence[str]], list[Answer]]
+
+
+def open_arm(base: Path, model: Path | None, *, max_new_tokens: int) -> Respond:
+    """A function from features h_o [P, V] and questions to answers."""
+    backbone = Backbone.load(str(base))
+    backbone.freeze()
+    if torch.cuda.is_available():
+        backbone.to("cuda")
+    if model is None:
+        return lambda features, questions: _bare(backbone, features, questions, max_new_tokens)
+    guarded, intervention = open_guarded(model, backbone)
+    return lambda features, questions: guarded.answer_features(
+        features, questions, intervention=intervention, max_new_tokens=max_new_tokens
+    )
+
+
+def open_guarded(model: Path, backbone: Backbone) -> tuple[GuardedVlm, str]:
+    """A trained model with taxonomy, hints and policy of its card, and its intervention."""
+    trained, card = load_model(model, backbone)
+    hints = load_hints(card.method.hints, taxonomy=card.taxonomy)
+    guarded = GuardedVlm(trained, taxonomy=card.taxonomy, hints=hints, policy=card.policy)
+    return guarded, card.method.intervention
+
+
+@torch.no_grad()
+def _bare(
+    backbone: Backbone,
+    features: Sequence[Tensor | None],
+    questions: Sequence[str],
+    max_new_tokens: int,
+) -> list[Answer]:
+    images = [None if h is None else backbone.project(h[None])[0] for h in features]
+    batch = compose(backbone, [ask(question) for question in questions], images=images)
+    texts = backbone.generate(
+        batch.embeds, batch.mask, batch.positions, max_new_tokens=max_new_tokens
+    )
+    return [Answer(text=text, verdict=None) for text in texts]

@@ -1,0 +1,66 @@
+"""95 % intervals: Wilson for rates, a bootstrap over images for means of items that share them."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from schemas.report import Metric
+
+
+def rate(hits: np.ndarray) -> Metric:
+    """A share of independent items with its Wilson interval; n = 0 gives 0 in [0, 1]."""
+    from scipy.stats import binomtest
+
+    count = len(hits)
+    if count == 0:
+        return Metric(value=0.0, n=0, low=0.0, high=1.0, method="wilson")
+    interval = binomtest(int(hits.sum()), count).proportion_ci(method="wilson")
+    return Metric(
+        value=float(hits.mean()),
+        n=count,
+        low=float(interval.low),
+        high=float(interval.high),
+        method="wilson",
+    )
+
+
+def clustered(
+    statistic: Callable[[np.ndarray], float], clusters: np.ndarray, *, draws: int, seed: int
+) -> Metric:
+    """A statistic of item indices with a percentile bootstrap that draws whole clusters (images).
+
+    Args:
+        statistic: from an index array of items to a number.
+        clusters: cluster of each item, any dtype.
+        draws: bootstrap samples.
+        seed: of the draws.
+    """
+    count = len(clusters)
+    if count == 0:
+        return Metric(value=0.0, n=0, low=0.0, high=1.0, method="bootstrap_by_image")
+    _, numbers = np.unique(clusters, return_inverse=True)
+    order = np.argsort(numbers, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(numbers))[:-1])
+    rng = np.random.default_rng(seed)
+    values = [
+        statistic(
+            np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        )
+        for _ in range(draws)
+    ]
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Metric(
+        value=statistic(np.arange(count)),
+        n=count,
+        low=float(low),
+        high=float(high),
+        method="bootstrap_by_image",
+    )
+
+
+def macro_f1(truth: np.ndarray, guess: np.ndarray, classes: int) -> float:
+    """Mean F1 over the classes that occur in truth or guess; both are class numbers [n]."""
+    table = np.bincount(truth * classes + guess, minlength=classes * classes)
+    table = table.reshape(classes, classes)
+    hits, present = np.diag(table), table.sum(0) + table.sum(1)
+    return float((2 * hits[present > 0] / present[present > 0]).mean())

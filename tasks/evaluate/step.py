@@ -1,0 +1,146 @@
+"""Evaluate: one arm (base, after stage 1, after stage 2) on the held-out items of a snapshot."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from infra.store import Store
+from schemas.artifact import Artifact
+from schemas.config import EvaluateConfig
+from schemas.errors import DataError
+from schemas.report import ArmReport
+from schemas.taxonomy import load_taxonomy
+from tasks.base_model import FOLDER
+from tasks.encode import FeatureCache
+from tasks.evaluate.judging import Judge, reference
+from tasks.evaluate.metrics import arm_report
+from tasks.progress import progress
+
+if TYPE_CHECKING:
+    from model.guard import Answer
+
+VERSION = 1
+ITEMS, REPORT = "items.parquet", "report.json"
+
+
+def evaluate(
+    config: EvaluateConfig,
+    arm: str,
+    base: Artifact,
+    labelled: Artifact,
+    features: Artifact,
+    *,
+    store: Store,
+    model: Artifact | None = None,
+) -> Artifact:
+    """`items.parquet` (one judged row per item) and `report.json` (ArmReport) of one arm.
+
+    Args:
+        config: batch, answer length, intervals.
+        arm: its name in tables.
+        base: the base model; alone it is the arm that the others are compared with.
+        labelled: its test split is what is asked.
+        features: the encoder's features of the same images; nothing is encoded twice.
+        store: where artifacts live.
+        model: a trained stage, answered with its guard.
+
+    Raises:
+        DataError: no test items.
+    """
+    parents = {"base": base, "labelled": labelled, "features": features}
+    if model is not None:
+        parents["model"] = model
+    return store.artifact(
+        "evaluate",
+        VERSION,
+        config={"arm": arm, **config.model_dump()},
+        parents=parents,
+        build=lambda folder: _evaluate(
+            config, arm, {name: store.local(p) for name, p in parents.items()}, folder
+        ),
+    )
+
+
+def read_report(artifact: Artifact, *, store: Store) -> ArmReport:
+    """The numbers of an evaluate artifact."""
+    return ArmReport.model_validate_json((store.local(artifact) / REPORT).read_text())
+
+
+def _evaluate(
+    config: EvaluateConfig, arm: str, parents: dict[str, Path], folder: Path
+) -> dict[str, int]:
+    rows = _test_rows(parents["labelled"])
+    answers = _answers(config, arm, parents, rows)
+    judge = Judge.of(rows, config.refusal_markers)
+    judged = [_item(row, answer, judge) for row, answer in zip(rows, answers, strict=True)]
+    report = arm_report(arm, judged, config, load_taxonomy(config.taxonomy))
+    pq.write_table(pa.Table.from_pylist(judged), folder / ITEMS)
+    (folder / REPORT).write_text(report.model_dump_json(indent=1))
+    return {"items": len(judged)}
+
+
+def _test_rows(labelled: Path) -> list[dict[str, Any]]:
+    table = pads.dataset(labelled / "rows").to_table(filter=pc.field("split") == "test")
+    if not table.num_rows:
+        raise DataError(
+            "no row is in the test split, so nothing can be evaluated: give a source with "
+            "split=test, or raise ingest.test"
+        )
+    # Items of like length together: less padding, and the same batches on every run.
+    rows = table.sort_by("sample_id").to_pylist()
+    return sorted(rows, key=lambda row: (not row["image_ids"], len(_question(row))))
+
+
+def _question(row: dict[str, Any]) -> str:
+    return next(m["text"] for m in row["messages"] if m["role"] == "user")
+
+
+def _answers(
+    config: EvaluateConfig, arm: str, parents: dict[str, Path], rows: list[dict[str, Any]]
+) -> list["Answer"]:
+    from tasks.evaluate.arms import open_arm
+
+    cache = FeatureCache(parents["features"])
+    respond = open_arm(
+        parents["base"] / FOLDER,
+        parents["model"] / FOLDER if "model" in parents else None,
+        max_new_tokens=config.max_new_tokens,
+    )
+    answers: list[Answer] = []
+    with progress(f"evaluate {arm}", len(rows)) as tick:
+        for first in range(0, len(rows), config.batch):
+            batch = rows[first : first + config.batch]
+            seen = [row["image_ids"][0] for row in batch if row["image_ids"]]
+            images = iter(cache.batch(seen)) if seen else iter(())
+            features = [next(images) if row["image_ids"] else None for row in batch]
+            answers += respond(features, [_question(row) for row in batch])
+            tick(len(answers), "items")
+    return answers
+
+
+def _item(row: dict[str, Any], answer: "Answer", judge: Judge) -> dict[str, Any]:
+    extra = json.loads(row["extra"] or "{}")
+    kept = ("sample_id", "source", "group_id", "risk_type", "risk_level")
+    seen = answer.verdict
+    return {
+        **{name: row[name] for name in kept},
+        "near_miss": bool(extra.get("near_miss")),
+        "style": str(extra.get("style", "")),
+        "question": _question(row),
+        "reference": reference(row),
+        "answer": answer.text,
+        **judge.judge(row, answer.text),
+        "flagged": seen.flagged if seen else None,
+        "risk": seen.risk if seen else None,
+        "seen_type": max(seen.type_probs, key=seen.type_probs.__getitem__) if seen else None,
+        "seen_level": _most(list(seen.level_probs.values())) if seen else None,
+    }
+
+
+def _most(values: list[float]) -> int:
+    return max(range(len(values)), key=values.__getitem__)

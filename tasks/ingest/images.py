@@ -1,0 +1,80 @@
+"""An image reference -> bytes that were decoded to the last pixel, or the reason why not."""
+
+import hashlib
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+
+from PIL import Image
+
+from infra.places import read_below
+from schemas.config import IngestConfig
+from schemas.errors import ConfigError
+from schemas.samples import ImageRef
+
+# Pillow knows some 40 formats; the others are not images of data sets but ways in.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+# What Pillow's parsers raise on bad bytes: mostly OSError, the others now and then.
+FAULTS = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, IndexError)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decodable image: `image_id` is the sha256 of its encoded bytes; sizes in pixels."""
+
+    image_id: str
+    data: bytes
+    format: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why an image cannot be used."""
+
+    reason: str
+    detail: str
+
+
+def load(ref: ImageRef, *, folder: str, config: IngestConfig) -> Picture | Refusal:
+    """Read within the byte limit, check the header's pixels, then decode strictly."""
+    data = ref.data if ref.data is not None else _fetch(ref.path or "", folder, config)
+    if isinstance(data, Refusal):
+        return data
+    if len(data) > config.max_image_bytes:
+        return Refusal("image_too_big", f"more than {config.max_image_bytes} bytes")
+    return _decode(data, config.max_image_pixels)
+
+
+def _fetch(path: str, folder: str, config: IngestConfig) -> bytes | Refusal:
+    if path.startswith(("http://", "https://")):
+        return Refusal("remote_image", path)
+    if not folder:
+        raise ConfigError(f"image {path!r} is named by a path: say below which folder by images=")
+    try:
+        return read_below(folder, path, limit=config.max_image_bytes)
+    except PermissionError as error:
+        # The system's own "may not be read" has a number, ours has none.
+        outside = error.errno is None
+        return Refusal("path_outside_folder" if outside else "image_unreadable", path)
+    except OSError:
+        return Refusal("image_missing", path)
+
+
+def _decode(data: bytes, max_pixels: int) -> Picture | Refusal:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                return Refusal("image_too_many_pixels", f"{width} x {height}, limit {max_pixels}")
+            image.load()
+            kind = str(image.format)
+    except Image.DecompressionBombError:
+        return Refusal("image_too_many_pixels", "the header announces a decompression bomb")
+    except FAULTS as error:
+        # Pillow's "cannot identify" names an object's address, which differs from run to run.
+        detail = str(error).partition(" <_io")[0]
+        return Refusal("image_unreadable", f"{type(error).__name__}: {detail}")
+    return Picture(hashlib.sha256(data).hexdigest(), data, kind, width, height)

@@ -1,0 +1,72 @@
+"""Where sources lie, what they are called, and how their content is identified."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from infra.fingerprint import canonical
+from infra.places import expand, folder_identity, identity
+from schemas.config import IngestConfig, SourceConfig
+from schemas.errors import ConfigError
+from schemas.frozen import Frozen
+from schemas.taxonomy import load_mapping, load_taxonomy
+from tasks.sources import reader_of
+
+WORLD = "world:"
+
+
+def in_world(source: SourceConfig) -> bool:
+    """Whether a source, or its images, lie in the tiny world."""
+    return source.uri.startswith(WORLD) or source.images.startswith(WORLD)
+
+
+def named(config: IngestConfig) -> dict[str, SourceConfig]:
+    """Sources by name; without one it is `format-stem`. ConfigError for none or two alike."""
+    if not config.sources:
+        raise ConfigError("no sources: give at least one, such as format=table,uri=my.csv")
+    sources: dict[str, SourceConfig] = {}
+    for source in config.sources:
+        reader_of(source)
+        stem = PurePosixPath(source.uri.removeprefix(WORLD)).name.partition(".")[0]
+        name = source.name or f"{source.format}-{stem}"
+        if name in sources:
+            raise ConfigError(
+                f"two sources are called {name!r} ({sources[name].uri!r} and {source.uri!r}); "
+                "give each its own name="
+            )
+        sources[name] = source
+    return sources
+
+
+def located(source: SourceConfig, world: Path | None) -> SourceConfig:
+    """The source with `world:` replaced by the tiny world's folder."""
+    if not in_world(source):
+        return source
+    if world is None:
+        raise ConfigError(f"source {source.uri!r} needs the tiny world, and this run makes none")
+    places = {
+        field: f"{world}/{value.removeprefix(WORLD)}" if value.startswith(WORLD) else value
+        for field, value in (("uri", source.uri), ("images", source.images))
+    }
+    return SourceConfig.model_validate({**source.model_dump(), **places})
+
+
+def inputs(config: IngestConfig, sources: Mapping[str, SourceConfig]) -> dict[str, str]:
+    """Every outside input by content: the sources' files, taxonomy and label mappings.
+
+    What lies in the tiny world is known by the parent's fingerprint instead.
+    """
+    found = {"taxonomy": _digest(load_taxonomy(config.taxonomy))}
+    for name, source in sources.items():
+        mapping = source.labels or reader_of(source).labels
+        found[f"labels:{name}"] = _digest(load_mapping(mapping))
+        if not source.uri.startswith(WORLD):
+            lines = [f"{file.name}\t{identity(file.uri)}" for file in expand(source.uri)]
+            found[f"data:{name}"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        if source.images and not source.images.startswith(WORLD):
+            found[f"images:{name}"] = folder_identity(source.images)
+    return found
+
+
+def _digest(value: Frozen) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""A small real world to learn from: drawn shapes, six abstract glyphs that stand for six risks."""

@@ -1,0 +1,5 @@
+"""Training on Ray: the step, the loop of one worker, its data, its checkpoints."""
+
+from tasks.train.step import train
+
+__all__ = ["train"]

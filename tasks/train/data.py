@@ -1,0 +1,82 @@
+"""The rows of each global batch, as the order plan states them, and each worker's slice."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from schemas.samples import Message
+from schemas.taxonomy import Taxonomy
+from tasks.encode import FeatureCache
+
+if TYPE_CHECKING:
+    import torch
+
+COLUMNS = ["sample_id", "image_ids", "messages", "risk_type", "risk_level", "supervises"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One training or evaluation item; `image_id` is None for text alone."""
+
+    sample_id: str
+    image_id: str | None
+    messages: tuple[Message, ...]
+    risk_type: int
+    risk_level: int
+    teaches_language: bool
+
+    @property
+    def question(self) -> str:
+        """The first thing that the user says: what the safety head is asked with."""
+        return next(m.text for m in self.messages if m.role == "user")
+
+
+def to_items(rows: list[dict[str, Any]], taxonomy: Taxonomy) -> list[Item]:
+    """Rows of the ROWS schema as items with class numbers."""
+    number = {name: i for i, name in enumerate(taxonomy.type_ids)}
+    return [
+        Item(
+            sample_id=row["sample_id"],
+            image_id=row["image_ids"][0] if row["image_ids"] else None,
+            messages=tuple(Message(m["role"], m["text"]) for m in row["messages"]),
+            risk_type=number[row["risk_type"]],
+            risk_level=row["risk_level"],
+            teaches_language=row["supervises"] == "both",
+        )
+        for row in rows
+    ]
+
+
+def calibration_items(labelled: Path, taxonomy: Taxonomy) -> list[Item]:
+    """The calibration split's items that have an image."""
+    table = pads.dataset(labelled / "rows").to_table(
+        columns=COLUMNS, filter=pc.field("split") == "calibration"
+    )
+    items = to_items(table.sort_by("sample_id").to_pylist(), taxonomy)
+    return [item for item in items if item.image_id is not None]
+
+
+class TrainingData:
+    """Balanced rows in the plan's order, with features by image; the plan repeats when it ends."""
+
+    def __init__(self, balanced: Path, features: Path, taxonomy: Taxonomy) -> None:
+        rows = pads.dataset(balanced / "rows").to_table(columns=COLUMNS)
+        self.rows = rows.sort_by("sample_id")
+        self.plan = pq.read_table(balanced / "plan.parquet")["row"].to_numpy()
+        self.features = FeatureCache(features)
+        self.taxonomy = taxonomy
+
+    def batch(self, step: int, size: int, rank: int, world: int) -> list[Item]:
+        """This rank's share of global batch `step`: a contiguous part of `size / world` items."""
+        share = size // world
+        first = step * size + rank * share
+        places = [position % len(self.plan) for position in range(first, first + share)]
+        return to_items(self.rows.take(self.plan[places]).to_pylist(), self.taxonomy)
+
+    def images(self, items: list[Item]) -> "torch.Tensor":
+        """h_o [B, P, V] of items that all have an image."""
+        return self.features.batch([item.image_id for item in items if item.image_id is not None])

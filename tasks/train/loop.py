@@ -1,0 +1,176 @@
+"""The loop that every Ray Train worker runs: parts in order, steps, checkpoints, one loss each.
+
+A step is a pure function of (parameters, optimizer state, step number): batches come from the
+plan, dropout from a seed per step. So a killed run that resumes ends with the same bits.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from infra.store import Store
+from model.backbone import Backbone
+from model.checkpoint import TrainingState, load_model
+from model.lora import add_lora
+from model.prompts import Prompt
+from model.psavlm import PsaVlm
+from model.stages import freeze_for
+from model.steps import apply_gradients, new_optimizer, seed_step
+from schemas.config import PartConfig, Stage
+from schemas.taxonomy import load_taxonomy
+from tasks.base_model import FOLDER
+from tasks.train.data import Item, TrainingData
+from tasks.train.job import Job
+from tasks.train.saving import report_checkpoint, restore, restore_optimizer
+from tasks.train.watch import Reporter
+
+
+@dataclass
+class Worker:
+    """One process of the run and all that its steps need."""
+
+    job: Job
+    model: PsaVlm
+    data: TrainingData
+    rank: int
+    world: int
+    reporter: Reporter
+
+    def is_last(self, state: TrainingState) -> bool:
+        """Whether a state is the end of the whole stage."""
+        name, part = list(self.job.config.parts.items())[-1]
+        return state.part == name and state.step == part.steps
+
+
+def train_loop(settings: dict[str, Any]) -> None:
+    """Train the parts of one stage from where the last checkpoint stands to the end."""
+    worker = _worker(Job.model_validate(settings))
+    state = restore(worker.model)
+    names = list(worker.job.config.parts)
+    first = names.index(state.part) if state else 0
+    for name in names[first:]:
+        _train_part(worker, name, resumed=state if state and state.part == name else None)
+
+
+def _worker(job: Job) -> Worker:
+    import ray.train
+    from ray.train.torch import get_device
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    store = Store(job.root)
+    model = _load(job, store).to(get_device())
+    taxonomy = load_taxonomy(job.config.taxonomy)
+    data = TrainingData(store.local(job.balanced), store.local(job.features), taxonomy)
+    return Worker(job, model, data, rank, world, Reporter(job, rank))
+
+
+def _load(job: Job, store: Store) -> PsaVlm:
+    config = job.config
+    backbone = Backbone.load(str(store.local(job.base) / FOLDER))
+    if job.start is not None:
+        model, _ = load_model(store.local(job.start) / FOLDER, backbone)
+        backbone.freeze()
+    else:
+        taxonomy = load_taxonomy(config.taxonomy)
+        model = PsaVlm.new(
+            backbone,
+            config.method,
+            types=len(taxonomy.types),
+            levels=len(taxonomy.levels),
+            seed=config.seed,
+        )
+    if config.stage is Stage.ALIGNMENT:
+        add_lora(backbone, config.method, seed=config.seed)
+    return model
+
+
+def _train_part(worker: Worker, name: str, *, resumed: TrainingState | None) -> None:
+    config = worker.job.config
+    part = config.parts[name]
+    trained = set(freeze_for(worker.model, config.stage, name))
+    parameters = {n: p for n, p in worker.model.named_parameters() if n in trained}
+    optimizer = new_optimizer(list(parameters.values()), part)
+    start = 0
+    if resumed is not None:
+        start = restore_optimizer(parameters, optimizer).step
+    worker.model.train()
+    for step in range(start, part.steps):
+        began = time.perf_counter()
+        seed_step(config.seed, step, worker.rank)
+        optimizer.zero_grad(set_to_none=True)
+        loss = _backward(LOSSES[name](worker, step, part), list(parameters.values()))
+        done = apply_gradients(loss, optimizer, step=step, part=part)
+        rate = worker.reporter.step(name, step + 1, part, loss, time.perf_counter() - began)
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == part.steps:
+            state = TrainingState(stage=config.stage, part=name, step=step + 1)
+            metrics = {"part": name, "step": step + 1, "loss": loss, "lr": done.rate}
+            metrics |= {"gradient_norm": done.gradient_norm, "samples_per_s": rate}
+            report_checkpoint(worker, parameters, optimizer, state, metrics=metrics)
+
+
+def _backward(loss: Tensor, parameters: list[nn.Parameter]) -> float:
+    """Gradients and loss summed over workers; each worker's loss is its share of the whole."""
+    loss.backward()
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([loss.detach().reshape(1), *(g.reshape(-1) for g in gradients)])
+    if dist.is_initialized():
+        dist.all_reduce(flat)
+    sizes = [p.numel() for p in parameters]
+    for parameter, gradient in zip(parameters, flat[1:].split(sizes), strict=True):
+        parameter.grad = gradient.view_as(parameter)
+    return float(flat[0])
+
+
+def _total(count: int | Tensor, device: torch.device) -> Tensor:
+    """A count summed over all workers, at least 1."""
+    total = torch.as_tensor(count, device=device, dtype=torch.float32).reshape(1)
+    if dist.is_initialized():
+        dist.all_reduce(total)
+    return total.clamp(min=1)[0]
+
+
+def _concept_loss(worker: Worker, step: int, part: PartConfig) -> Tensor:
+    items = _items(worker, step, part)
+    seen = [item for item in items if item.image_id is not None]
+    whole = _total(len(seen), worker.model.backbone.device)
+    if not seen:
+        return 0.0 * sum(p.sum() for p in worker.model.safety.parameters())
+    loss = worker.model.concept_batch_loss(
+        worker.data.images(seen),
+        [item.question for item in seen],
+        torch.tensor([item.risk_type for item in seen]),
+        torch.tensor([item.risk_level for item in seen]),
+        weight=worker.job.config.concept_weight,
+    )
+    return loss * len(seen) / whole
+
+
+def _language_loss(worker: Worker, step: int, part: PartConfig) -> Tensor:
+    items = _items(worker, step, part)
+    seen = [item for item in items if item.image_id is not None]
+    images = iter(worker.data.images(seen)) if seen else iter(())
+    features = [None if item.image_id is None else next(images) for item in items]
+    prompts = [Prompt(item.messages, supervised=item.teaches_language) for item in items]
+    total, count = worker.model.language_batch_sum(
+        features, prompts, max_text_tokens=worker.job.config.max_text_tokens
+    )
+    return total / _total(count, worker.model.backbone.device)
+
+
+def _items(worker: Worker, step: int, part: PartConfig) -> list[Item]:
+    return worker.data.batch(step, part.global_batch, worker.rank, worker.world)
+
+
+LOSSES: dict[str, Callable[[Worker, int, PartConfig], Tensor]] = {
+    "concept": _concept_loss,
+    "tokens": _language_loss,
+    "lora": _language_loss,
+}

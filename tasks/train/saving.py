@@ -1,0 +1,125 @@
+"""Checkpoints of a running stage, and at its end the model in its published form.
+
+A checkpoint holds all trainable weights of the stage, the optimizer state of the part that runs,
+and after the last step `model/`: what the artifact will be.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from infra.store import Store
+from model.checkpoint import (
+    BaseReference,
+    TrainingState,
+    load_card,
+    load_state,
+    save_model,
+    save_state,
+)
+from model.lora import lora_parameters
+from model.policy import GuardPolicy, fit_policy
+from model.psavlm import PsaVlm
+from model.tensors import copy_tensors, read_tensors, write_tensors
+from schemas.taxonomy import load_taxonomy
+from tasks.base_model import FOLDER
+from tasks.train.data import calibration_items
+
+if TYPE_CHECKING:
+    from tasks.train.loop import Worker
+
+WEIGHTS, STATE = "weights.safetensors", "state"
+CALIBRATION_BATCH = 256
+
+
+def restore(model: PsaVlm) -> TrainingState | None:
+    """Put the latest checkpoint's weights into the model; None where there is no checkpoint."""
+    import ray.train
+
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        path = Path(folder)
+        copy_tensors(read_tensors(path / WEIGHTS), _weights(model), where=path / WEIGHTS)
+        return TrainingState.model_validate_json((path / STATE / "state.json").read_text())
+
+
+def restore_optimizer(
+    parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW
+) -> TrainingState:
+    """Put the latest checkpoint's parameters and moments of the running part into place."""
+    import ray.train
+
+    with ray.train.get_checkpoint().as_directory() as folder:
+        return load_state(Path(folder) / STATE, parameters, optimizer)
+
+
+def report_checkpoint(
+    worker: "Worker",
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.AdamW,
+    state: TrainingState,
+    *,
+    metrics: dict[str, Any],
+) -> None:
+    """Hand a checkpoint to Ray Train; every rank must call this, rank 0 writes."""
+    import ray.train
+
+    if worker.rank != 0:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        write_tensors(path / WEIGHTS, _weights(worker.model))
+        save_state(path / STATE, parameters, optimizer, state)
+        if worker.is_last(state):
+            _publish(worker, path / FOLDER)
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _weights(model: PsaVlm) -> dict[str, Tensor]:
+    adapter = lora_parameters(model.backbone)
+    return {**{f"safety.{n}": t for n, t in model.safety.state_dict().items()}, **adapter}
+
+
+def _publish(worker: "Worker", folder: Path) -> None:
+    job = worker.job
+    store = Store(job.root)
+    if job.start is None:
+        policy = _calibrate(worker, store)
+    else:
+        policy = load_card(store.local(job.start) / FOLDER).policy
+    save_model(
+        folder,
+        worker.model,
+        stage=job.config.stage,
+        method=job.config.method,
+        taxonomy=load_taxonomy(job.config.taxonomy),
+        base=BaseReference(name=f"{job.base.step}/{job.base.fingerprint}"),
+        policy=policy,
+    )
+
+
+@torch.no_grad()
+def _calibrate(worker: "Worker", store: Store) -> GuardPolicy:
+    """Temperatures and threshold from the calibration split, which no part has trained on."""
+    worker.model.eval()
+    taxonomy = load_taxonomy(worker.job.config.taxonomy)
+    items = calibration_items(store.local(worker.job.calibration), taxonomy)
+    logits = []
+    for first in range(0, len(items), CALIBRATION_BATCH):
+        batch = items[first : first + CALIBRATION_BATCH]
+        features = worker.data.images(batch)
+        logits.append(worker.model.concept_logits(features, [item.question for item in batch]))
+    types, levels = (torch.cat(column).cpu() for column in zip(*logits, strict=True))
+    return fit_policy(
+        types,
+        levels,
+        torch.tensor([item.risk_type for item in items]),
+        torch.tensor([item.risk_level for item in items]),
+        false_positive_budget=worker.job.config.false_positive_budget,
+    )

@@ -1,0 +1,135 @@
+"""Train: one stage as a Ray Train run that survives its workers and its driver.
+
+The run is named by the artifact's fingerprint, so that a restarted step goes on from its own
+checkpoints and never from another's. Ray holds the checkpoints until the artifact is committed.
+"""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra import ray_cluster
+from infra.fingerprint import fingerprint
+from infra.store import Store
+from schemas.artifact import Artifact
+from schemas.config import TrainConfig
+from schemas.errors import ConfigError, TrainingError
+from tasks.base_model import FOLDER
+from tasks.train.job import Job
+from tasks.train.watch import watching
+
+if TYPE_CHECKING:
+    from ray.train import Result
+
+VERSION = 1
+
+
+def train(
+    config: TrainConfig,
+    base: Artifact,
+    balanced: Artifact,
+    features: Artifact,
+    labelled: Artifact,
+    *,
+    store: Store,
+    start: Artifact | None = None,
+    cluster: str = "",
+) -> Artifact:
+    """The model after one stage: `model/` with safety modules, adapter, card.
+
+    Args:
+        config: the stage.
+        base: the base model.
+        balanced: rows and order plan of this stage.
+        features: cached h_o of all their images.
+        labelled: gives the calibration split.
+        store: where artifacts and checkpoints live.
+        start: the earlier stage's model (stage 2).
+        cluster: address of a Ray cluster; empty starts one on this machine.
+
+    Raises:
+        ConfigError: the global batch does not divide among the workers.
+        TrainingError: the run failed more often than `max_failures`, or its loss was not finite.
+    """
+    for name, part in config.parts.items():
+        if part.global_batch % config.workers:
+            raise ConfigError(
+                f"{config.stage.value}.{name}: global_batch {part.global_batch} does not divide "
+                f"among {config.workers} workers"
+            )
+    parents = {"base": base, "balanced": balanced, "features": features, "labelled": labelled}
+    if start is not None:
+        parents["start"] = start
+    name = fingerprint(config.stage.value, VERSION, config=config, parents=parents)
+    run = store.run_folder(config.stage.value, name)
+    job = Job(
+        config=config,
+        root=store.root,
+        base=base,
+        balanced=balanced,
+        features=features,
+        calibration=labelled,
+        start=start,
+        progress=f"{run}/progress.json",
+    )
+    artifact = store.artifact(
+        config.stage.value,
+        VERSION,
+        config=config,
+        parents=parents,
+        build=lambda folder: _build(job, store, Path(run).name, folder, cluster),
+    )
+    if not artifact.reused:
+        store.drop_run(config.stage.value, name)
+    return artifact
+
+
+def _build(job: Job, store: Store, run: str, folder: Path, address: str) -> dict[str, int]:
+    cluster = ray_cluster.join(address, cpus=job.config.workers)
+    with watching(store, job.progress, job.config):
+        result = _fit(job, store, run, use_gpu=cluster.has_gpu)
+    if result.checkpoint is None:
+        raise TrainingError(f"run {run} ended without a checkpoint")
+    with result.checkpoint.as_directory() as checkpoint:
+        shutil.copytree(Path(checkpoint) / FOLDER, folder / FOLDER)
+    return {"steps": sum(part.steps for part in job.config.parts.values())}
+
+
+def _fit(job: Job, store: Store, run: str, *, use_gpu: bool) -> "Result":
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    from tasks.train.loop import train_loop
+
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config=job.model_dump(mode="json"),
+        scaling_config=ScalingConfig(num_workers=job.config.workers, use_gpu=use_gpu),
+        run_config=RunConfig(
+            name=run,
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            failure_config=FailureConfig(max_failures=job.config.max_failures),
+            **_storage(store),
+        ),
+    )
+    try:
+        return trainer.fit()
+    except TrainingFailedError as error:
+        raise TrainingError(
+            f"{job.config.stage.value} failed: {error}. Its checkpoints are kept under "
+            f"{store.root}/runs/{run}; run the same command to go on from them"
+        ) from error
+
+
+def _storage(store: Store) -> dict[str, Any]:
+    """Where Ray Train keeps checkpoints: under the store's root, on any file system."""
+    files, root = store.filesystem()
+    if "://" not in store.root:
+        return {"storage_path": str(Path(root).resolve() / "runs")}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    return {
+        "storage_path": f"{root}/runs",
+        "storage_filesystem": PyFileSystem(FSSpecHandler(files)),
+    }
