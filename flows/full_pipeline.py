@@ -10,6 +10,7 @@ from prefect.states import Completed
 
 from flows.line import pipeline, up_to
 from flows.parameters import checked_until
+from flows.told import told
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import SourceConfig
@@ -44,7 +45,7 @@ def full_pipeline(
     )
     store = Store(root)
     store.check()
-    steps = pipeline(config, store=store, do=as_task, cluster=cluster)
+    steps = pipeline(config, store=store, do=told(as_task), cluster=cluster)
     return up_to(steps, checked_until(until))
 
 
@@ -63,7 +64,8 @@ def as_task(name: str, step: Callable[..., Artifact], *args: Any, **kwargs: Any)
         artifact = step(*args, **kwargs)
         return Completed(name="Cached", data=artifact) if artifact.reused else artifact
 
-    return call()
+    outcome = call()
+    return outcome.result() if isinstance(outcome, State) else outcome
 
 
 async def _worth_retrying(_task: Any, _run: Any, state: State) -> bool:

@@ -22,6 +22,7 @@ from model.prompts import ask, teach
 from model.psavlm import PsaVlm
 from model.stages import TRAINS, freeze_for
 from model.steps import apply_gradients, learning_rate, new_optimizer, seed_step, train_step
+from model.tensors import read_tensors, write_tensors
 from model.tiny_llava import new_llava, new_processor, new_tokenizer
 from schemas.config import BaseConfig, MethodConfig, PartConfig, Stage
 from schemas.errors import ConfigError, StorageError, TrainingError
@@ -91,9 +92,10 @@ def run(model, part, features, *, first, last, optimizer=None):
 
 @pytest.mark.parametrize(("stage", "part"), PARTS)
 def test_a_step_changes_exactly_the_parameters_of_its_part(stage, part, features):
-    model = new_model(lora=stage is Stage.ALIGNMENT)
+    model = new_model(lora=stage is Stage.ALIGNMENT).requires_grad_(True)
     before = snapshot(model)
     trained, _ = run(model, part, features, first=0, last=1)
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == list(trained)
     changed = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
     assert changed == list(trained)
     expected = {
@@ -388,6 +390,10 @@ def test_a_model_of_another_base_or_damaged_is_refused(tmp_path):
     card["method"]["lora_rank"] = 3
     (tmp_path / "model.json").write_text(json.dumps(card))
     with pytest.raises(StorageError, match="other shapes .*lora_A"):
+        load_model(tmp_path, new_backbone())
+    tensors = read_tensors(tmp_path / "safety.safetensors")
+    write_tensors(tmp_path / "safety.safetensors", {**tensors, "more": torch.ones(1)})
+    with pytest.raises(StorageError, match="surplus .'more'."):
         load_model(tmp_path, new_backbone())
     (tmp_path / "safety.safetensors").write_bytes(b"no tensors")
     with pytest.raises(StorageError, match="not readable as safetensors"):

@@ -282,6 +282,7 @@ def test_a_big_artifact_is_hashed_at_its_first_local_and_rebuilt_after(store, mo
 
 def test_a_remote_artifact_is_fetched_once_and_a_damaged_copy_again(aws, tmp_path, monkeypatch):
     store = Store(f"s3://{BUCKET}/{tmp_path.name}")
+    monkeypatch.setenv("PSAVLM_CACHE", str(tmp_path / "here"))
     artifact = store.artifact("step", 1, config={}, build=build)
     monkeypatch.setenv("PSAVLM_CACHE", str(tmp_path / "cache"))
     copy = store.local(artifact)
@@ -289,7 +290,6 @@ def test_a_remote_artifact_is_fetched_once_and_a_damaged_copy_again(aws, tmp_pat
     assert (store.local(artifact) / "empty").stat().st_mtime_ns == before
     (copy / "rows/b.bin").write_bytes(b"long")
     assert contents(store.local(artifact)) == FILES
-    assert [path.name for path in (tmp_path / "cache").iterdir()] != []
     assert list((tmp_path / "cache/.incoming").iterdir()) == []
 
 
@@ -333,7 +333,7 @@ def test_a_builder_killed_anywhere_leaves_nothing_that_counts(store, tmp_path):
     for moment, committed in moments.items():
         begun = time.monotonic()
         artifact = store.artifact("step", 1, config={"moment": moment}, build=whole)
-        assert time.monotonic() - begun < 5, moment
+        assert time.monotonic() - begun < 20, moment  # no wait for the lease of 60 s
         assert artifact.reused == committed, moment
         assert contents(store.local(artifact)) == {"one": b"half", "two": b"two"}, moment
         names = [name for name in tree(store) if artifact.fingerprint in name]
@@ -389,7 +389,7 @@ def test_a_lease_of_another_host_is_waited_for_until_it_expires(store, caplog):
     put(store, f"step/{name}/lease.json", held)
     begun = time.monotonic()
     assert not store.artifact("step", 1, config={}, build=build).reused
-    assert 1 < time.monotonic() - begun < 5
+    assert 1 < time.monotonic() - begun < 20
     assert sum("waiting for pid 7 on elsewhere" in r.getMessage() for r in caplog.records) == 1
     assert [path for path in tree(store) if "lease" in path] == []
 

@@ -1,0 +1,1 @@
+"""The `psavlm` command, one small file per group of sub-commands."""

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from infra.store import Store
 from model.backbone import Backbone
 from model.checkpoint import TrainingState, load_model
+from model.hints import Hints, load_hints
 from model.lora import add_lora
 from model.prompts import Prompt
 from model.psavlm import PsaVlm
 from model.stages import freeze_for
 from model.steps import apply_gradients, new_optimizer, seed_step
 from schemas.config import PartConfig, Stage
-from schemas.taxonomy import load_taxonomy
+from schemas.taxonomy import Taxonomy, load_taxonomy
 from tasks.base_model import FOLDER
 from tasks.train.data import Item, TrainingData
 from tasks.train.job import Job
@@ -37,6 +38,8 @@ class Worker:
     job: Job
     model: PsaVlm
     data: TrainingData
+    taxonomy: Taxonomy
+    hints: Hints
     rank: int
     world: int
     reporter: Reporter
@@ -69,7 +72,8 @@ def _worker(job: Job) -> Worker:
     model = _load(job, store).to(get_device())
     taxonomy = load_taxonomy(job.config.taxonomy)
     data = TrainingData(store.local(job.balanced), store.local(job.features), taxonomy)
-    return Worker(job, model, data, rank, world, Reporter(job, rank))
+    hints = load_hints(job.config.method.hints, taxonomy=taxonomy)
+    return Worker(job, model, data, taxonomy, hints, rank, world, Reporter(job, rank))
 
 
 def _load(job: Job, store: Store) -> PsaVlm:
@@ -158,11 +162,26 @@ def _language_loss(worker: Worker, step: int, part: PartConfig) -> Tensor:
     seen = [item for item in items if item.image_id is not None]
     images = iter(worker.data.images(seen)) if seen else iter(())
     features = [None if item.image_id is None else next(images) for item in items]
-    prompts = [Prompt(item.messages, supervised=item.teaches_language) for item in items]
+    prompts = [
+        Prompt(
+            item.messages,
+            hint=_hint(worker, item) if part.with_hint else "",
+            supervised=item.teaches_language,
+        )
+        for item in items
+    ]
     total, count = worker.model.language_batch_sum(
         features, prompts, max_text_tokens=worker.job.config.max_text_tokens
     )
     return total / _total(count, worker.model.backbone.device)
+
+
+def _hint(worker: Worker, item: Item) -> str:
+    """The hint of an item's true label; none for clean."""
+    if item.risk_level == 0:
+        return ""
+    risk = worker.taxonomy.type_ids[item.risk_type]
+    return worker.hints.text_for(risk, item.risk_level, taxonomy=worker.taxonomy)
 
 
 def _items(worker: Worker, step: int, part: PartConfig) -> list[Item]:

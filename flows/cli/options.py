@@ -1,0 +1,68 @@
+"""Options that several sub-commands share."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from schemas.errors import ConfigError
+
+Preset = Annotated[str, typer.Option(help="Preset: a shipped name or a .toml file.")]
+Root = Annotated[str, typer.Option(help="Where artifacts go: a folder or s3://bucket/prefix.")]
+Source = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A data set, e.g. 'format=table,uri=my.csv,images=folder'. Repeatable; "
+        "replaces the preset's sources."
+    ),
+]
+Base = Annotated[str, typer.Option(help="Base model: a LLaVA folder or hub name.")]
+Ratio = Annotated[
+    float | None, typer.Option("--clean-per-unsafe", help="Clean items per unsafe one.")
+]
+Ratio2 = Annotated[
+    float | None, typer.Option("--stage2-clean-per-unsafe", help="The same for stage 2.")
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of the training order and of both stages.")]
+Cluster = Annotated[str, typer.Option(help="Address of a Ray cluster; empty starts one here.")]
+Json = Annotated[bool, typer.Option("--json", help="One line of JSON on standard output.")]
+DEFAULT_ROOT = ".psavlm/store"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a run or step was asked for, as given."""
+
+    preset: str
+    root: str
+    source: list[str] | None
+    base: str
+    clean_per_unsafe: float | None
+    stage2_clean_per_unsafe: float | None
+    seed: int | None
+
+    def parameters(self) -> dict[str, object]:
+        """Flow parameters.
+
+        Raises:
+            ConfigError: a value that no run can have.
+        """
+        from pydantic import ValidationError
+
+        from schemas.presets import Parameters
+        from schemas.presets.resolve import explain
+        from tasks.sources import parse_source
+
+        values = {
+            "preset": self.preset,
+            "sources": tuple(parse_source(text) for text in self.source or ()),
+            "base": self.base,
+            "clean_per_unsafe": self.clean_per_unsafe,
+            "stage2_clean_per_unsafe": self.stage2_clean_per_unsafe,
+            "seed": self.seed,
+        }
+        try:
+            Parameters.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(explain(error)) from error
+        return values

@@ -1,0 +1,83 @@
+"""`psavlm run`: the whole pipeline as a Prefect flow, without servers of your own."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.options import (
+    DEFAULT_ROOT,
+    Base,
+    Choice,
+    Cluster,
+    Json,
+    Preset,
+    Ratio,
+    Ratio2,
+    Root,
+    Seed,
+    Source,
+)
+
+
+if TYPE_CHECKING:
+    from infra.store import Store
+
+
+def register(app: typer.Typer) -> None:
+    """Add the sub-command."""
+    app.command("run", epilog="Example: psavlm run --preset tiny --clean-per-unsafe 2")(run)
+
+
+def run(  # noqa: PLR0913 - the options are the flow's parameters
+    preset: Preset = "tiny",
+    root: Root = DEFAULT_ROOT,
+    source: Source = None,
+    base: Base = "",
+    clean_per_unsafe: Ratio = None,
+    stage2_clean_per_unsafe: Ratio2 = None,
+    seed: Seed = None,
+    cluster: Cluster = "",
+    until: Annotated[str | None, typer.Option(help="Last step to run.")] = None,
+    json: Json = False,
+) -> None:
+    """Run the pipeline: data, base, both stages, evaluation. Steps that are done are reused."""
+    from flows.parameters import checked_until
+    from infra.store import Store
+    from schemas.presets import Parameters, resolve
+
+    choice = Choice(
+        preset, root, source, base, clean_per_unsafe, stage2_clean_per_unsafe, seed
+    )
+    values = choice.parameters()
+    resolve(Parameters.model_validate(values))
+    checked_until(until)
+    store = Store(root)
+    store.check()
+    _run(values, store, cluster=cluster, until=until, json=json)
+
+
+def _run(
+    values: dict[str, object], store: "Store", *, cluster: str, until: str | None, json: bool
+) -> None:
+    from flows.cli import show
+    from flows.full_pipeline import full_pipeline
+    from infra import ray_cluster
+    from tasks.evaluate.step import read_report
+
+    # Prefect's temporary server never comes up where its home cannot be made.
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    try:
+        artifacts = full_pipeline(**values, root=store.root, cluster=cluster, until=until)
+    finally:
+        ray_cluster.leave()
+    reports = [
+        read_report(artifact, store=store)
+        for name, artifact in artifacts.items()
+        if name.startswith("evaluate/")
+    ]
+    if json:
+        show.run_as_json(artifacts, reports)
+    else:
+        show.summary(artifacts, reports, store)

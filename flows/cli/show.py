@@ -1,0 +1,67 @@
+"""What the command prints when it is done: one table and the addresses, or one line of JSON."""
+
+import json
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from infra.store import Store
+from schemas.artifact import Artifact
+from schemas.report import METRICS, ArmReport, Metric
+
+
+def as_json(artifact: Artifact) -> None:
+    """One artifact as one line."""
+    sys.stdout.write(artifact.model_dump_json() + "\n")
+
+
+def run_as_json(artifacts: dict[str, Artifact], reports: list[ArmReport]) -> None:
+    """A whole run as one line: every artifact, and the numbers of every arm."""
+    line = {
+        "artifacts": {name: a.model_dump() for name, a in artifacts.items()},
+        "reports": {r.arm: r.model_dump(mode="json") for r in reports},
+    }
+    sys.stdout.write(json.dumps(line) + "\n")
+
+
+def summary(artifacts: dict[str, Artifact], reports: list[ArmReport], store: Store) -> None:
+    """The table of all arms, and where things are."""
+    console = Console(highlight=False)
+    if reports:
+        console.print(_table(reports))
+    places = {
+        "model": artifacts.get("stage2") or artifacts.get("stage1"),
+        "data docs": artifacts.get("validate"),
+        "answers": artifacts.get("evaluate/stage2"),
+    }
+    inside = {"model": "model", "data docs": "docs/index.html", "answers": "items.parquet"}
+    for name, artifact in places.items():
+        if artifact is not None:
+            console.print(f"{name:<10} {_place(store, artifact, inside[name])}", soft_wrap=True)
+    if model := places["model"]:
+        console.print(f"{'artifact':<10} {model.uri}", soft_wrap=True)
+
+
+def _place(store: Store, artifact: Artifact, inside: str) -> str:
+    attempt = store.manifest(artifact).attempt
+    return f"{artifact.uri}/attempts/{attempt}/{inside}"
+
+
+def _table(reports: list[ArmReport]) -> Table:
+    table = Table(title="held-out items: value in %, 95 % interval, n", title_justify="left")
+    table.add_column("")
+    for report in reports:
+        table.add_column(report.arm, justify="right")
+    for name, meaning in METRICS.items():
+        cells = [report.metrics.get(name) for report in reports]
+        if any(cells):
+            table.add_row(meaning, *(_cell(cell) for cell in cells))
+    return table
+
+
+def _cell(metric: Metric | None) -> str:
+    if metric is None or metric.n == 0:
+        return "-"
+    low, high = 100 * metric.low, 100 * metric.high
+    return f"{100 * metric.value:.1f} ({low:.1f}-{high:.1f}) n={metric.n}"
