@@ -21,7 +21,7 @@ RETRIES = 1
 
 
 @flow(name="psavlm", persist_result=False)
-def full_pipeline(
+def full_pipeline(  # noqa: PLR0913 - a run's parameters are top-level scalars
     preset: str = "tiny",
     root: str = ".psavlm/store",
     sources: tuple[SourceConfig, ...] = (),
@@ -64,11 +64,13 @@ def as_task(name: str, step: Callable[..., Artifact], *args: Any, **kwargs: Any)
         artifact = step(*args, **kwargs)
         return Completed(name="Cached", data=artifact) if artifact.reused else artifact
 
-    outcome = call()
-    return outcome.result() if isinstance(outcome, State) else outcome
+    outcome: Any = call()
+    artifact: Artifact = outcome.result() if isinstance(outcome, State) else outcome
+    return artifact
 
 
 async def _worth_retrying(_task: Any, _run: Any, state: State) -> bool:
     """Bad input stays bad; anything else may have been the weather."""
-    error = await state.result(raise_on_failure=False)
+    outcome: Any = state.result(raise_on_failure=False)
+    error = await outcome
     return not (isinstance(error, PsavlmError) and error.exit_code == 2)

@@ -12,7 +12,7 @@ from tasks.encode import encode
 from tasks.evaluate import evaluate
 from tasks.ingest import ingest
 from tasks.tiny_world.world import tiny_world
-from tasks.train import train
+from tasks.train import Inputs, train
 from tasks.validate import validate
 
 Do = Callable[..., Artifact]
@@ -49,11 +49,11 @@ def pipeline(
     features = do("encode", encode, config.encode, labelled, samples, base, store=store)
     yield "encode", features
     run: dict[str, Any] = {"store": store, "cluster": cluster}
-    stage1 = do("stage1", train, config.stage1, base, concepts, features, labelled, **run)
+    inputs = Inputs(base=base, balanced=concepts, features=features, labelled=labelled)
+    stage1 = do("stage1", train, config.stage1, inputs, **run)
     yield "stage1", stage1
-    stage2 = do(
-        "stage2", train, config.stage2, base, aligned, features, labelled, start=stage1, **run
-    )
+    inputs = Inputs(base=base, balanced=aligned, features=features, labelled=labelled, start=stage1)
+    stage2 = do("stage2", train, config.stage2, inputs, **run)
     yield "stage2", stage2
     for arm, model in (("base", None), ("stage1", stage1), ("stage2", stage2)):
         report = do(

@@ -1,0 +1,1 @@
+"""Where the pipeline touches the world: storage and clusters."""

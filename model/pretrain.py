@@ -7,6 +7,8 @@ three single prompts at half the tokens.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,29 +35,36 @@ def tower_features(llava: LlavaForConditionalGeneration, pixels_N3HW: Tensor) ->
     return hidden[:, 1:]
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """Normalised pixels [N, 3, H, W], attributes [N, A, C cells], and classes per attribute."""
+
+    pixels: Tensor
+    attributes: Tensor
+    classes: Sequence[int]
+
+
 def train_vision(
     llava: LlavaForConditionalGeneration,
-    pixels_N3HW: Tensor,
-    attributes_NAC: Tensor,
-    classes: Sequence[int],
+    pictures: Pictures,
     *,
     steps: int,
     batch: int,
     seed: int,
     report: Report,
 ) -> None:
-    """Train the vision tower to tell the attributes of every cell (A attributes, C cells)."""
+    """Train the vision tower to tell the attributes of every cell."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    width = llava.config.vision_config.hidden_size
-    heads = nn.ModuleList(nn.Linear(width, count) for count in classes)
-    weights = [torch.tensor([0.2] + [1.0] * (count - 1)) for count in classes]
-    patches = _patches_of_cells(attributes_NAC)
+    config: Any = llava.config
+    heads = nn.ModuleList(nn.Linear(config.vision_config.hidden_size, n) for n in pictures.classes)
+    weights = [torch.tensor([0.2] + [1.0] * (count - 1)) for count in pictures.classes]
+    patches = _patches_of_cells(pictures.attributes)
     parameters = [*llava.model.vision_tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.05, betas=(0.9, 0.98))
     for step in range(steps):
-        index = torch.randint(len(pixels_N3HW), (batch,), generator=generator)
-        features = tower_features(llava, pixels_N3HW[index])
+        index = torch.randint(len(patches), (batch,), generator=generator)
+        features = tower_features(llava, pictures.pixels[index])
         targets = patches[index]
         losses = [
             F.cross_entropy(head(features).flatten(0, 1), targets[:, i].flatten(), weight=weight)
@@ -161,7 +170,7 @@ def _pad(rows: Sequence[list[int]]) -> Tensor:
 
 
 def _segment_mask(segments_BT: Tensor, start: int) -> Tensor:
-    """Additive mask [B, 1, N, N]: causal, and only the shared prefix and the own segment are seen."""
+    """Additive mask [B, 1, N, N]: causal; only the shared prefix and the own segment are seen."""
     prefix = segments_BT.new_zeros(len(segments_BT), start)
     segment = torch.cat([prefix, segments_BT], dim=1)
     real = torch.cat([torch.ones_like(prefix, dtype=torch.bool), segments_BT > 0], dim=1)

@@ -95,7 +95,7 @@ def new_llava(
         LlavaConfig(
             vision_config=vision,
             text_config=text,
-            image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+            image_token_index=int(tokenizer.convert_tokens_to_ids(IMAGE)),  # type: ignore[arg-type]
             image_seq_length=patches,
             vision_feature_layer=-2,
             vision_feature_select_strategy="default",

@@ -30,7 +30,7 @@ class Manifest(Frozen):
 
 
 class Artifact(Frozen):
-    """The address of a finished step: `{root}/{step}/{fingerprint}`. Steps hand these on, never data."""
+    """The address of a finished step, `{root}/{step}/{fingerprint}`; steps hand on no data."""
 
     uri: str
     step: str

@@ -68,7 +68,7 @@ class Message:
 
 @dataclass(frozen=True)
 class ImageRef:
-    """An image of a record: a path (resolved against the source's `images`) or its encoded bytes."""
+    """An image of a record: a path (resolved against the source's `images`), or encoded bytes."""
 
     path: str | None = None
     data: bytes | None = None

@@ -1,4 +1,4 @@
-"""The taxonomy is data: risk types, levels and the words that sources use for them, read from TOML."""
+"""The taxonomy is data: risk types, levels, and the words that sources use for them, as TOML."""
 
 import tomllib
 from functools import lru_cache

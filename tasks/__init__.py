@@ -1,0 +1,1 @@
+"""What is done: one step a module; `ls tasks` is the pipeline."""

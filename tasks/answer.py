@@ -48,7 +48,5 @@ def _guarded(artifact: Artifact, images: list[Any], questions: list[str], longes
     base = open_artifact(f"{root}/{store.manifest(artifact).parents['base']}")
     backbone = Backbone.load(str(store.local(base) / FOLDER))
     guarded, intervention = open_guarded(store.local(artifact) / FOLDER, backbone)
-    (answer,) = guarded.answer(
-        images, questions, intervention=intervention, max_new_tokens=longest
-    )
+    (answer,) = guarded.answer(images, questions, intervention=intervention, max_new_tokens=longest)
     return answer

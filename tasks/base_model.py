@@ -4,13 +4,20 @@ The tiny one shows the disease: it refuses text that names a risk and obeys the 
 picture. It is an ordinary LLaVA folder (save_pretrained), read like any other.
 """
 
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import BaseConfig
 from schemas.errors import ConfigError
 from tasks.progress import progress
+
+if TYPE_CHECKING:
+    from tasks.tiny_world.language import Item
+    from tasks.tiny_world.lessons import Album
+    from tasks.tiny_world.scenes import Scene
 
 VERSION = 1
 ALBUM = 12_000
@@ -23,8 +30,17 @@ def base_model(config: BaseConfig, *, store: Store) -> Artifact:
     if config.kind == "pretrained":
         return _pretrained(config, store)
     return store.artifact(
-        "base_model", VERSION, config=config, build=lambda folder: _train(config, folder / FOLDER)
+        "base_model",
+        VERSION,
+        config=config,
+        inputs=libraries(),
+        build=lambda folder: _train(config, folder / FOLDER),
     )
+
+
+def libraries() -> dict[str, str]:
+    """Versions of the libraries that decide a trained model's bits: part of its fingerprint."""
+    return {name: version(name) for name in ("torch", "transformers", "peft")}
 
 
 def _pretrained(config: BaseConfig, store: Store) -> Artifact:
@@ -53,38 +69,52 @@ def _train(config: BaseConfig, folder: Path) -> dict[str, int]:
 
 
 def _train_and_save(config: BaseConfig, folder: Path) -> dict[str, int]:
-    import torch
-
-    from model import pretrain
     from model.tiny_llava import new_llava, new_processor, new_tokenizer
-    from tasks.tiny_world.lessons import CLASSES, album, lessons
+    from tasks.tiny_world.lessons import album
 
     pictures = album(ALBUM, config.seed)
-    taught = lessons(pictures.scenes, images=LESSON_IMAGES, seed=config.seed)
     tokenizer = new_tokenizer(_corpus(pictures.scenes, config.seed))
     processor = new_processor(tokenizer)
     llava = new_llava(config, tokenizer)
+    features = _teach_to_see(config, llava, processor, pictures)
+    _teach_to_speak(config, llava, tokenizer, features, pictures.scenes)
+    llava.eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return {"parameters": sum(p.numel() for p in llava.parameters())}
+
+
+def _teach_to_see(config: BaseConfig, llava: Any, processor: Any, pictures: "Album") -> Any:
+    """Train the vision tower; returns its features [N, P, V] of all pictures."""
+    import torch
+
+    from model import pretrain
+    from tasks.tiny_world.lessons import CLASSES
+
     look = processor.image_processor
     pixels = pretrain.normalise(torch.from_numpy(pictures.pixels), look.image_mean, look.image_std)
+    attributes = torch.from_numpy(pictures.attributes)
     with progress("base model: seeing", config.vision_steps) as tick:
         pretrain.train_vision(
             llava,
-            pixels,
-            torch.from_numpy(pictures.attributes),
-            CLASSES,
+            pretrain.Pictures(pixels, attributes, CLASSES),
             steps=config.vision_steps,
             batch=config.vision_batch,
             seed=config.seed,
             report=lambda done, loss: tick(done, f"loss {loss:.3f}"),
         )
     with torch.no_grad():
-        features = torch.cat([pretrain.tower_features(llava, part) for part in pixels.split(256)])
+        return torch.cat([pretrain.tower_features(llava, part) for part in pixels.split(256)])
+
+
+def _teach_to_speak(
+    config: BaseConfig, llava: Any, tokenizer: Any, features: Any, scenes: list["Scene"]
+) -> None:
+    from model import pretrain
+    from tasks.tiny_world.lessons import lessons
+
     batches = (
-        [
-            (index, [_prompt(*pair, image=index >= 0) for pair in _pairs(items)])
-            for index, items in b
-        ]
-        for b in taught
+        [(index, _turns(items, image=index >= 0)) for index, items in batch]
+        for batch in lessons(scenes, images=LESSON_IMAGES, seed=config.seed)
     )
     with progress("base model: speaking", config.language_steps) as tick:
         pretrain.train_language(
@@ -95,27 +125,22 @@ def _train_and_save(config: BaseConfig, folder: Path) -> dict[str, int]:
             steps=config.language_steps,
             report=lambda done, loss: tick(done, f"loss {loss:.3f}"),
         )
-    llava.eval().save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return {"parameters": sum(p.numel() for p in llava.parameters())}
 
 
-def _pairs(items: list) -> list[tuple[str, str]]:
-    return [(item.question, item.comply or item.answer) for item in items]
+def _turns(items: list["Item"], *, image: bool) -> list[tuple[str, str]]:
+    """LLaVA v1 turns after `USER:` and the picture (model/prompts.py), answered compliantly."""
+    lead = "\n" if image else " "
+    return [(f"{lead}{i.question} ASSISTANT:", f" {i.comply or i.answer}") for i in items]
 
 
-def _prompt(question: str, answer: str, *, image: bool) -> tuple[str, str]:
-    """The LLaVA v1 turn after `USER:` and the picture: see model/batches.py."""
-    return ("\n" if image else " ") + f"{question} ASSISTANT:", f" {answer}"
-
-
-def _corpus(scenes: list, seed: int) -> list[str]:
+def _corpus(scenes: list["Scene"], seed: int) -> list[str]:
     """Texts for the tokenizer's merges: some hundred turns of every kind."""
     from tasks.tiny_world.lessons import lessons
 
-    turns = []
-    for batch, _ in zip(lessons(scenes, images=32, seed=seed + 1), range(128), strict=False):
-        for index, items in batch:
-            for question, answer in _pairs(items):
-                turns.append("USER:" + "".join(_prompt(question, answer, image=index >= 0)))
-    return turns
+    batches = zip(lessons(scenes, images=32, seed=seed + 1), range(128), strict=False)
+    return [
+        f"USER:{question}{answer}"
+        for batch, _ in batches
+        for index, items in batch
+        for question, answer in _turns(items, image=index >= 0)
+    ]

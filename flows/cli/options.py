@@ -1,7 +1,7 @@
 """Options that several sub-commands share."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,7 +41,7 @@ class Choice:
     stage2_clean_per_unsafe: float | None
     seed: int | None
 
-    def parameters(self) -> dict[str, object]:
+    def parameters(self) -> dict[str, Any]:
         """Flow parameters.
 
         Raises:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +19,6 @@ from flows.cli.options import (
     Seed,
     Source,
 )
-
 
 if TYPE_CHECKING:
     from infra.store import Store
@@ -47,9 +46,7 @@ def run(  # noqa: PLR0913 - the options are the flow's parameters
     from infra.store import Store
     from schemas.presets import Parameters, resolve
 
-    choice = Choice(
-        preset, root, source, base, clean_per_unsafe, stage2_clean_per_unsafe, seed
-    )
+    choice = Choice(preset, root, source, base, clean_per_unsafe, stage2_clean_per_unsafe, seed)
     values = choice.parameters()
     resolve(Parameters.model_validate(values))
     checked_until(until)
@@ -59,7 +56,7 @@ def run(  # noqa: PLR0913 - the options are the flow's parameters
 
 
 def _run(
-    values: dict[str, object], store: "Store", *, cluster: str, until: str | None, json: bool
+    values: dict[str, Any], store: "Store", *, cluster: str, until: str | None, json: bool
 ) -> None:
     from flows.cli import show
     from flows.full_pipeline import full_pipeline

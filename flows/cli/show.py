@@ -27,7 +27,7 @@ def run_as_json(artifacts: dict[str, Artifact], reports: list[ArmReport]) -> Non
 
 def summary(artifacts: dict[str, Artifact], reports: list[ArmReport], store: Store) -> None:
     """The table of all arms, and where things are."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if reports:
         console.print(_table(reports))
     places = {
@@ -49,19 +49,21 @@ def _place(store: Store, artifact: Artifact, inside: str) -> str:
 
 
 def _table(reports: list[ArmReport]) -> Table:
-    table = Table(title="held-out items: value in %, 95 % interval, n", title_justify="left")
+    table = Table(title="held-out items, in %, with 95 % intervals", title_justify="left")
     table.add_column("")
+    table.add_column("n", justify="right")
     for report in reports:
-        table.add_column(report.arm, justify="right")
-    for name, meaning in METRICS.items():
+        table.add_column(report.arm, justify="right", no_wrap=True)
+    for name in METRICS:
         cells = [report.metrics.get(name) for report in reports]
-        if any(cells):
-            table.add_row(meaning, *(_cell(cell) for cell in cells))
+        counts = sorted({cell.n for cell in cells if cell})
+        if any(counts):
+            label = name.replace("_", " ")
+            table.add_row(label, "/".join(map(str, counts)), *(_cell(cell) for cell in cells))
     return table
 
 
 def _cell(metric: Metric | None) -> str:
     if metric is None or metric.n == 0:
         return "-"
-    low, high = 100 * metric.low, 100 * metric.high
-    return f"{100 * metric.value:.1f} ({low:.1f}-{high:.1f}) n={metric.n}"
+    return f"{100 * metric.value:.1f} [{100 * metric.low:.1f}, {100 * metric.high:.1f}]"

@@ -52,9 +52,7 @@ def _command(name: str) -> Callable[..., None]:
         cluster: Cluster = "",
         json: Json = False,
     ) -> None:
-        choice = Choice(
-            preset, root, source, base, clean_per_unsafe, stage2_clean_per_unsafe, seed
-        )
+        choice = Choice(preset, root, source, base, clean_per_unsafe, stage2_clean_per_unsafe, seed)
         _bring_up_to_date(name, choice, cluster=cluster, json=json)
 
     return command

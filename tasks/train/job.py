@@ -5,19 +5,29 @@ from schemas.config import TrainConfig
 from schemas.frozen import Frozen
 
 
-class Job(Frozen):
-    """The config of a stage and the addresses of all that it reads.
+class Inputs(Frozen):
+    """The artifacts that a stage reads.
 
-    `calibration` is the labelled artifact whose calibration split sets the guard's threshold;
-    `start` is the earlier stage's model, None for stage 1; `progress` is where rank 0 writes how
-    far it is.
+    `balanced` has rows and order plan, `features` the cached h_o of their images, `labelled` the
+    calibration split that sets the guard's threshold; `start` is the earlier stage's model, None
+    for stage 1.
     """
 
-    config: TrainConfig
-    root: str
     base: Artifact
     balanced: Artifact
     features: Artifact
-    calibration: Artifact
+    labelled: Artifact
     start: Artifact | None = None
+
+    def parents(self) -> dict[str, Artifact]:
+        """The artifacts by role, without an absent start."""
+        return {role: artifact for role, artifact in self if artifact is not None}
+
+
+class Job(Frozen):
+    """A stage, the artifacts it reads, and where rank 0 writes how far it is."""
+
+    config: TrainConfig
+    inputs: Inputs
+    root: str
     progress: str

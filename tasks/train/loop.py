@@ -71,16 +71,18 @@ def _worker(job: Job) -> Worker:
     store = Store(job.root)
     model = _load(job, store).to(get_device())
     taxonomy = load_taxonomy(job.config.taxonomy)
-    data = TrainingData(store.local(job.balanced), store.local(job.features), taxonomy)
+    data = TrainingData(
+        store.local(job.inputs.balanced), store.local(job.inputs.features), taxonomy
+    )
     hints = load_hints(job.config.method.hints, taxonomy=taxonomy)
     return Worker(job, model, data, taxonomy, hints, rank, world, Reporter(job, rank))
 
 
 def _load(job: Job, store: Store) -> PsaVlm:
     config = job.config
-    backbone = Backbone.load(str(store.local(job.base) / FOLDER))
-    if job.start is not None:
-        model, _ = load_model(store.local(job.start) / FOLDER, backbone)
+    backbone = Backbone.load(str(store.local(job.inputs.base) / FOLDER))
+    if job.inputs.start is not None:
+        model, _ = load_model(store.local(job.inputs.start) / FOLDER, backbone)
         backbone.freeze()
     else:
         taxonomy = load_taxonomy(config.taxonomy)

@@ -89,17 +89,17 @@ def _weights(model: PsaVlm) -> dict[str, Tensor]:
 def _publish(worker: "Worker", folder: Path) -> None:
     job = worker.job
     store = Store(job.root)
-    if job.start is None:
+    if job.inputs.start is None:
         policy = _calibrate(worker, store)
     else:
-        policy = load_card(store.local(job.start) / FOLDER).policy
+        policy = load_card(store.local(job.inputs.start) / FOLDER).policy
     save_model(
         folder,
         worker.model,
         stage=job.config.stage,
         method=job.config.method,
         taxonomy=load_taxonomy(job.config.taxonomy),
-        base=BaseReference(name=f"{job.base.step}/{job.base.fingerprint}"),
+        base=BaseReference(name=f"{job.inputs.base.step}/{job.inputs.base.fingerprint}"),
         policy=policy,
     )
 
@@ -109,7 +109,7 @@ def _calibrate(worker: "Worker", store: Store) -> GuardPolicy:
     """Temperatures and threshold from the calibration split, which no part has trained on."""
     worker.model.eval()
     taxonomy = load_taxonomy(worker.job.config.taxonomy)
-    items = calibration_items(store.local(worker.job.calibration), taxonomy)
+    items = calibration_items(store.local(worker.job.inputs.labelled), taxonomy)
     logits = []
     for first in range(0, len(items), CALIBRATION_BATCH):
         batch = items[first : first + CALIBRATION_BATCH]

@@ -14,8 +14,8 @@ from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import TrainConfig
 from schemas.errors import ConfigError, TrainingError
-from tasks.base_model import FOLDER
-from tasks.train.job import Job
+from tasks.base_model import FOLDER, libraries
+from tasks.train.job import Inputs, Job
 from tasks.train.watch import watching
 
 if TYPE_CHECKING:
@@ -24,27 +24,13 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
-def train(
-    config: TrainConfig,
-    base: Artifact,
-    balanced: Artifact,
-    features: Artifact,
-    labelled: Artifact,
-    *,
-    store: Store,
-    start: Artifact | None = None,
-    cluster: str = "",
-) -> Artifact:
+def train(config: TrainConfig, inputs: Inputs, *, store: Store, cluster: str = "") -> Artifact:
     """The model after one stage: `model/` with safety modules, adapter, card.
 
     Args:
         config: the stage.
-        base: the base model.
-        balanced: rows and order plan of this stage.
-        features: cached h_o of all their images.
-        labelled: gives the calibration split.
+        inputs: what it reads.
         store: where artifacts and checkpoints live.
-        start: the earlier stage's model (stage 2).
         cluster: address of a Ray cluster; empty starts one on this machine.
 
     Raises:
@@ -57,30 +43,20 @@ def train(
                 f"{config.stage.value}.{name}: global_batch {part.global_batch} does not divide "
                 f"among {config.workers} workers"
             )
-    parents = {"base": base, "balanced": balanced, "features": features, "labelled": labelled}
-    if start is not None:
-        parents["start"] = start
-    name = fingerprint(config.stage.value, VERSION, config=config, parents=parents)
-    run = store.run_folder(config.stage.value, name)
-    job = Job(
-        config=config,
-        root=store.root,
-        base=base,
-        balanced=balanced,
-        features=features,
-        calibration=labelled,
-        start=start,
-        progress=f"{run}/progress.json",
-    )
+    step, parents = config.stage.value, inputs.parents()
+    name = fingerprint(step, VERSION, config=config, parents=parents, inputs=libraries())
+    run = store.run_folder(step, name)
+    job = Job(config=config, inputs=inputs, root=store.root, progress=f"{run}/progress.json")
     artifact = store.artifact(
-        config.stage.value,
+        step,
         VERSION,
         config=config,
         parents=parents,
+        inputs=libraries(),
         build=lambda folder: _build(job, store, Path(run).name, folder, cluster),
     )
     if not artifact.reused:
-        store.drop_run(config.stage.value, name)
+        store.drop_run(step, name)
     return artifact
 
 
