@@ -56,7 +56,9 @@ def expand(uri: str) -> list[Found]:
         matches = [shard] if plain or not re.search(r"[*?\[]", shard) else _glob(shard)
         missing = [m for m in matches if not exists(m)]
         if missing or not matches:
-            raise DataError(f"{missing[0] if missing else shard!r} does not exist; correct the uri")
+            raise DataError(
+                f"the source file {missing[0] if missing else shard!r} does not exist; correct uri="
+            )
         found += matches
     names = ((f, f[len(prefix) :].lstrip("/") if prefix else f) for f in sorted(set(found)))
     # A file's name may hold bytes that are no Unicode; keys and messages need text.
@@ -130,6 +132,12 @@ def identity(uri: str) -> str:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_folder(uri: str) -> None:
+    """DataError for a local image folder that does not exist; a bucket has no folders."""
+    if not is_remote(uri) and not os.path.isdir(uri):
+        raise DataError(f"the image folder {uri!r} does not exist; correct images=")
+
+
 def folder_identity(uri: str) -> str:
     """One digest over all files below a folder: name with sha256, or with size and mtime.
 
@@ -140,8 +148,7 @@ def folder_identity(uri: str) -> str:
         listing = _remote(uri, "find", detail=True)
         lines = sorted(f"{k}\t{v.get('ETag', '')}\t{v['size']}" for k, v in listing.items())
         return "etag:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    if not os.path.isdir(uri):
-        raise DataError(f"the image folder {uri!r} does not exist; correct images=")
+    check_folder(uri)
     files = sorted(_walk(uri))
     small = sum(info.st_size for _, info in files) <= HASH_UP_TO
     lines = [

@@ -27,7 +27,6 @@ class Cluster:
 
     dashboard: str
     has_gpu: bool
-    local: bool
 
 
 def join(address: str = "", *, cpus: int, state: Path = Path(".psavlm")) -> Cluster:
@@ -41,12 +40,10 @@ def join(address: str = "", *, cpus: int, state: Path = Path(".psavlm")) -> Clus
 
     if not ray.is_initialized():
         _start(address, cpus)
-    context = ray.get_runtime_context()
     url = ray.worker.get_dashboard_url()
     return Cluster(
         dashboard=f"http://{url}" if url else "",
         has_gpu=ray.cluster_resources().get("GPU", 0) > 0,
-        local=not address and context is not None,
     )
 
 

@@ -115,7 +115,7 @@ class BaseConfig(Frozen):
     vision_steps: Count = 1000
     vision_batch: Count = 32
     language_steps: Count = 1100
-    threads: Count = 2
+    threads: Count = 1
     seed: int = 0
 
 

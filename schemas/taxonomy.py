@@ -3,12 +3,14 @@
 import tomllib
 from functools import lru_cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
 
 from schemas.errors import ConfigError, DataError
+from schemas.explain import did_you_mean, explain
 from schemas.frozen import Frozen
 
 CLEAN = "clean"
@@ -75,30 +77,45 @@ class LabelMapping(Frozen):
 
 def read_toml(name: str, *, folder: str | None, what: str) -> dict[str, Any]:
     """A shipped TOML by name, or one's own by path ending in `.toml`; else ConfigError."""
-    path = Path(name)
-    if path.suffix == ".toml":
-        if not path.is_file():
-            raise ConfigError(f"{what} file {name!r} does not exist")
-        text = path.read_text()
-    else:
-        base = resources.files("schemas")
-        entry = base.joinpath(folder, f"{name}.toml") if folder else base.joinpath(f"{name}.toml")
-        if not entry.is_file():
-            raise ConfigError(
-                f"unknown {what} {name!r}: give a .toml file, or one of {shipped(folder)}"
-            )
-        text = entry.read_text()
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(_text(name, folder, what))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{what} {name!r} is not valid TOML: {error}") from error
+        raise ConfigError(
+            f"{what} {name!r} is not valid TOML: {error}; correct the file"
+        ) from error
+
+
+def _text(name: str, folder: str | None, what: str) -> str:
+    known = shipped(folder)
+    if not name.endswith(".toml"):
+        if name not in known:
+            raise ConfigError(
+                f"unknown {what} {name!r}; {did_you_mean(name, known)}give one of "
+                f"{', '.join(known)}, or the path of a .toml file"
+            )
+        return _folder(folder).joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{what} file {name!r} cannot be read: {error.strerror}; correct the path, or give "
+            f"one of {', '.join(known)}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{what} file {name!r} is no UTF-8 text: {error}; save it as such"
+        ) from error
 
 
 def shipped(folder: str | None) -> list[str]:
     """Names of the TOML files that the package ships in a folder of `schemas`."""
-    base = resources.files("schemas")
-    entries = (base.joinpath(folder) if folder else base).iterdir()
+    entries = _folder(folder).iterdir()
     return sorted(e.name[:-5] for e in entries if e.name.endswith(".toml"))
+
+
+def _folder(name: str | None) -> Traversable:
+    base = resources.files("schemas")
+    return base.joinpath(name) if name else base
 
 
 @lru_cache
@@ -107,8 +124,8 @@ def load_taxonomy(name: str = "taxonomy") -> Taxonomy:
     raw = read_toml(name, folder=None, what="taxonomy")
     try:
         return Taxonomy.model_validate(raw)
-    except ValueError as error:
-        raise ConfigError(f"taxonomy {name!r} is wrong: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"taxonomy {name!r}: {explain(error.errors(), Taxonomy)}") from error
 
 
 @lru_cache
@@ -117,8 +134,9 @@ def load_mapping(name: str) -> LabelMapping:
     raw = read_toml(name, folder="mappings", what="label mapping")
     try:
         return LabelMapping.model_validate(raw)
-    except ValueError as error:
-        raise ConfigError(f"label mapping {name!r} is wrong: {error}") from error
+    except ValidationError as error:
+        told = explain(error.errors(), LabelMapping)
+        raise ConfigError(f"label mapping {name!r}: {told}") from error
 
 
 def map_label(
@@ -136,8 +154,8 @@ def map_label(
     if target is None:
         raise DataError(
             f"{where}: unknown label {label!r}; known to mapping '{mapping.name}': "
-            f"{sorted(mapping.labels) or taxonomy.type_ids}. Add it to the mapping file, "
-            "or correct the row"
+            f"{', '.join(map(repr, sorted(mapping.labels) or taxonomy.type_ids))}. Correct the "
+            "row, or name by labels= a mapping file (.toml) that lists it"
         )
     if target.type not in taxonomy.type_ids:
         raise ConfigError(
@@ -156,10 +174,13 @@ def _level_number(
         if target.level is None:
             raise DataError(
                 f"{where}: type {target.type!r} without a level, and mapping '{mapping.name}' "
-                "has no default for it"
+                "has no default for it; give the row a level, or the mapping a default"
             )
         return target.level
     known = {**numbers, **names, **mapping.levels}
     if level not in known:
-        raise DataError(f"{where}: unknown risk level {level!r}; known: {sorted(known)}")
+        raise DataError(
+            f"{where}: unknown risk level {level!r}; known: {', '.join(sorted(known))}. "
+            "Correct the row, or add the word to the mapping's [levels]"
+        )
     return known[level]

@@ -12,6 +12,12 @@ LINE_EVERY_S = 10.0
 Tick = Callable[[int, str], None]
 
 
+def say(text: str) -> None:
+    """One line for people, on stderr."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Tick]:
     """Yields `tick(done, note)`; `note` is a short text such as the loss."""
@@ -41,7 +47,6 @@ def _lines(title: str, total: int) -> Iterator[Tick]:
         nonlocal last
         if time.monotonic() - last >= LINE_EVERY_S:
             last = time.monotonic()
-            sys.stderr.write(f"{title}  {done}/{total}  {note}\n")
-            sys.stderr.flush()
+            say(f"{title}  {done}/{total}  {note}")
 
     yield tick

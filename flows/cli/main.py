@@ -5,39 +5,49 @@ import os
 import sys
 
 import typer
+from typer.exceptions import TyperException
 
 from flows.cli.settings import quiet
-from schemas.errors import PsavlmError
+from schemas.errors import ConfigError, PsavlmError
 
-app = typer.Typer(
-    name="psavlm",
-    help="Make a vision-language model safe, and know that it is.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
+
+def application() -> typer.Typer:
+    """The command with all its sub-commands."""
+    from flows.cli import answer, run, steps
+
+    app = typer.Typer(
+        name="psavlm",
+        help="Make a vision-language model safe, and know that it is.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+    )
+    for part in (run, steps, answer):
+        part.register(app)
+    return app
 
 
 def main() -> None:
     """Run the command; exit code 0 done, 1 failed, 2 bad input."""
     quiet()
-    from flows.cli import answer, run, steps
-
-    for part in (run, steps, answer):
-        part.register(app)
+    as_json = "--json" in sys.argv
     try:
-        app()
+        # Without --json typer itself tells a misspelt option, in its own box.
+        sys.exit(application()(standalone_mode=not as_json))
     except PsavlmError as error:
         if os.environ.get("PSAVLM_TRACEBACK"):
             raise
-        _say(error)
+        _say(type(error).__name__, str(error), as_json)
+        sys.exit(error.exit_code)
+    except TyperException as error:
+        _say(ConfigError.__name__, f"{error.format_message()} See `psavlm --help`.", as_json)
         sys.exit(error.exit_code)
 
 
-def _say(error: PsavlmError) -> None:
-    if "--json" in sys.argv:
-        line = {"error": type(error).__name__, "message": str(error)}
-        sys.stdout.write(json.dumps(line) + "\n")
+def _say(name: str, text: str, as_json: bool) -> None:
+    message = " ".join(line.strip() for line in text.splitlines())
+    if as_json:
+        sys.stdout.write(json.dumps({"error": name, "message": message}) + "\n")
     else:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.stderr.write(f"{name}: {message}\n")

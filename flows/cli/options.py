@@ -41,28 +41,18 @@ class Choice:
     stage2_clean_per_unsafe: float | None
     seed: int | None
 
-    def parameters(self) -> dict[str, Any]:
-        """Flow parameters.
-
-        Raises:
-            ConfigError: a value that no run can have.
-        """
-        from pydantic import ValidationError
-
+    def parameters(self) -> "Parameters":
+        """Flow parameters; ConfigError for a value that no run can have."""
         from schemas.presets import Parameters
-        from schemas.presets.resolve import explain
         from tasks.sources import parse_source
 
-        values = {
-            "preset": self.preset,
-            "sources": tuple(parse_source(text) for text in self.source or ()),
-            "base": self.base,
-            "clean_per_unsafe": self.clean_per_unsafe,
-            "stage2_clean_per_unsafe": self.stage2_clean_per_unsafe,
-            "seed": self.seed,
-        }
-        try:
-            Parameters.model_validate(values)
-        except ValidationError as error:
-            raise ConfigError(explain(error)) from error
-        return values
+        return Parameters.checked(
+            {
+                "preset": self.preset,
+                "sources": tuple(parse_source(text) for text in self.source or ()),
+                "base": self.base,
+                "clean_per_unsafe": self.clean_per_unsafe,
+                "stage2_clean_per_unsafe": self.stage2_clean_per_unsafe,
+                "seed": self.seed,
+            }
+        )

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,9 +19,12 @@ from flows.cli.options import (
     Seed,
     Source,
 )
+from flows.cli.start import started
+from schemas.errors import StorageError
 
 if TYPE_CHECKING:
     from infra.store import Store
+    from schemas.presets import Parameters
 
 
 def register(app: typer.Typer) -> None:
@@ -42,31 +45,22 @@ def run(  # noqa: PLR0913 - the options are the flow's parameters
     json: Json = False,
 ) -> None:
     """Run the pipeline: data, base, both stages, evaluation. Steps that are done are reused."""
-    from flows.parameters import checked_until
-    from infra.store import Store
-    from schemas.presets import Parameters, resolve
-
     choice = Choice(preset, root, source, base, clean_per_unsafe, stage2_clean_per_unsafe, seed)
-    values = choice.parameters()
-    resolve(Parameters.model_validate(values))
-    checked_until(until)
-    store = Store(root)
-    store.check()
-    _run(values, store, cluster=cluster, until=until, json=json)
+    with started(choice, until) as (_, store):
+        _run(choice.parameters(), store, cluster=cluster, until=until, json=json)
 
 
 def _run(
-    values: dict[str, Any], store: "Store", *, cluster: str, until: str | None, json: bool
+    parameters: "Parameters", store: "Store", *, cluster: str, until: str | None, json: bool
 ) -> None:
+    _make_home()  # before Prefect is imported, which warns when it cannot
     from flows.cli import show
     from flows.full_pipeline import full_pipeline
     from infra import ray_cluster
     from tasks.evaluate.step import read_report
 
-    # Prefect's temporary server never comes up where its home cannot be made.
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     try:
-        artifacts = full_pipeline(**values, root=store.root, cluster=cluster, until=until)
+        artifacts = full_pipeline(**dict(parameters), root=store.root, cluster=cluster, until=until)
     finally:
         ray_cluster.leave()
     reports = [
@@ -78,3 +72,15 @@ def _run(
         show.run_as_json(artifacts, reports)
     else:
         show.summary(artifacts, reports, store)
+
+
+def _make_home() -> None:
+    """Prefect's temporary server never comes up where its home cannot be made."""
+    home = Path(os.environ["PREFECT_HOME"])
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"cannot make Prefect's folder {home}: {error.strerror}; run in a folder that can be "
+            "written, or set PREFECT_HOME to one"
+        ) from error

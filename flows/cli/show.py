@@ -3,12 +3,16 @@
 import json
 import sys
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.report import METRICS, ArmReport, Metric
+
+
+TABLE_WIDTH = 100
 
 
 def as_json(artifact: Artifact) -> None:
@@ -27,7 +31,9 @@ def run_as_json(artifacts: dict[str, Artifact], reports: list[ArmReport]) -> Non
 
 def summary(artifacts: dict[str, Artifact], reports: list[ArmReport], store: Store) -> None:
     """The table of all arms, and where things are."""
-    console = Console(highlight=False, markup=False)
+    terminal = Console(highlight=False, markup=False)
+    # A pipe has no width: let the table have the one it needs.
+    console = terminal if terminal.is_terminal else Console(width=TABLE_WIDTH, markup=False)
     if reports:
         console.print(_table(reports))
     places = {
@@ -49,8 +55,9 @@ def _place(store: Store, artifact: Artifact, inside: str) -> str:
 
 
 def _table(reports: list[ArmReport]) -> Table:
-    table = Table(title="held-out items, in %, with 95 % intervals", title_justify="left")
-    table.add_column("")
+    title = "held-out items, in %, with 95 % intervals"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
     table.add_column("n", justify="right")
     for report in reports:
         table.add_column(report.arm, justify="right", no_wrap=True)

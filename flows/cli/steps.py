@@ -17,6 +17,7 @@ from flows.cli.options import (
     Seed,
     Source,
 )
+from flows.cli.start import started
 
 # Sub-command -> what it does, for --help. The order is the pipeline's.
 HELP = {
@@ -64,17 +65,13 @@ def _bring_up_to_date(name: str, choice: Choice, *, cluster: str, json: bool) ->
     from flows.parameters import checked_until
     from flows.told import told
     from infra import ray_cluster
-    from infra.store import Store
-    from schemas.presets import Parameters, resolve
 
-    config = resolve(Parameters.model_validate(choice.parameters()))
-    store = Store(choice.root)
-    store.check()
-    steps = pipeline(config, store=store, do=told(plainly), cluster=cluster)
-    try:
-        artifacts = up_to(steps, checked_until(name))
-    finally:
-        ray_cluster.leave()
+    with started(choice, name) as (config, store):
+        steps = pipeline(config, store=store, do=told(plainly), cluster=cluster)
+        try:
+            artifacts = up_to(steps, checked_until(name, config))
+        finally:
+            ray_cluster.leave()
     last = list(artifacts.values())[-1]
     if json:
         show.as_json(last)

@@ -1,13 +1,22 @@
 """From a preset and what people turn to the config tree of a run."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from schemas.config import PipelineConfig, Ratio, SourceConfig, Stage
 from schemas.errors import ConfigError
+from schemas.explain import explain
 from schemas.frozen import Frozen
 from schemas.taxonomy import read_toml
+
+# What a preset file may hold beside the config tree's own keys.
+ALSO = ("method", "taxonomy", "extends")
+# One table of a preset fills both places of the tree: a fault in it is told once.
+TWINS = {"stage2_balance": "balance", Stage.ALIGNMENT.value: Stage.CONCEPTS.value}
 
 
 class Parameters(Frozen):
@@ -24,6 +33,14 @@ class Parameters(Frozen):
     stage2_clean_per_unsafe: Ratio | None = None
     seed: int | None = Field(default=None, ge=0)
 
+    @classmethod
+    def checked(cls, values: Mapping[str, Any]) -> "Parameters":
+        """Parameters from anywhere; ConfigError in one line for a value that no run can have."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(explain(error.errors(), cls)) from error
+
 
 def resolve(parameters: Parameters) -> PipelineConfig:
     """The config of a run.
@@ -31,25 +48,35 @@ def resolve(parameters: Parameters) -> PipelineConfig:
     Raises:
         ConfigError: unknown preset, or a preset with wrong or unknown fields.
     """
-    tree = _read(parameters.preset)
-    method = tree.pop("method", {})
-    taxonomy = tree.pop("taxonomy", "taxonomy")
-    for name in ("ingest", "validation", "evaluate", "stage1", "stage2"):
-        tree.setdefault(name, {}).setdefault("taxonomy", taxonomy)
-    for stage in Stage:
-        tree[stage.value] = {"stage": stage, "method": method, **tree[stage.value]}
+    tree = _spread(_read(parameters.preset), parameters.preset)
     _override(tree, parameters)
     try:
-        return PipelineConfig.model_validate({"preset": parameters.preset, **tree})
+        config = PipelineConfig.model_validate({"preset": parameters.preset, **tree})
     except ValidationError as error:
-        raise ConfigError(f"preset {parameters.preset!r}: {explain(error)}") from error
+        told = explain(_once(error.errors()), PipelineConfig, also=ALSO)
+        raise ConfigError(f"preset {parameters.preset!r}: {told}") from error
+    if any(_of_world(source) for source in config.ingest.sources):
+        return config
+    return PipelineConfig.model_validate({**config.model_dump(), "world": None})
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read(name: str, below: tuple[str, ...] = ()) -> dict[str, Any]:
     """A preset's tree, laid over the preset that it `extends`."""
+    if name in below:
+        raise ConfigError(
+            f"preset {name!r} extends itself: {' -> '.join((*below, name))}; "
+            "take `extends` out of one of them"
+        )
     tree = read_toml(name, folder="presets", what="preset")
     parent = tree.pop("extends", None)
-    return _laid_over(_read(parent), tree) if parent else tree
+    if parent is None:
+        return tree
+    if not isinstance(parent, str):
+        raise ConfigError(f"preset {name!r}: extends = {parent!r}: one name or path was expected")
+    # A path is meant from where the file lies, not from where the command happens to run.
+    own = parent.endswith(".toml")
+    over = str(Path(name).parent / parent) if own else parent
+    return _laid_over(_read(over, (*below, name)), tree)
 
 
 def _laid_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -60,18 +87,33 @@ def _laid_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _spread(tree: dict[str, Any], preset: str) -> dict[str, Any]:
+    """Put `method` and `taxonomy`, which a preset states once, where the config wants them."""
+    tree = {**tree}
+    method, taxonomy = tree.pop("method", {}), tree.pop("taxonomy", "taxonomy")
+    sections = ("ingest", "validation", "evaluate", "balance", "stage2_balance", *Stage)
+    for name in map(str, sections):
+        if not isinstance(tree.setdefault(name, {}), dict):
+            raise ConfigError(
+                f"preset {preset!r}: {name} = {tree[name]!r:.80}: a table [{name}] was expected"
+            )
+    for name in ("ingest", "validation", "evaluate", *map(str, Stage)):
+        tree[name] = {"taxonomy": taxonomy, **tree[name]}
+    for stage in Stage:
+        tree[stage.value] = {"stage": stage, "method": method, **tree[stage.value]}
+    return tree
+
+
 def _override(tree: dict[str, Any], parameters: Parameters) -> None:
-    balance = tree.setdefault("balance", {})
+    balance = tree["balance"]
     if parameters.clean_per_unsafe is not None:
         balance["clean_per_unsafe"] = parameters.clean_per_unsafe
-    second = {**balance, "with_answers_only": True, **tree.get("stage2_balance", {})}
+    second = {**balance, "with_answers_only": True, **tree["stage2_balance"]}
     if parameters.stage2_clean_per_unsafe is not None:
         second["clean_per_unsafe"] = parameters.stage2_clean_per_unsafe
     tree["stage2_balance"] = second
     if parameters.sources:
         tree["ingest"]["sources"] = [s.model_dump() for s in parameters.sources]
-    if not any(_of_world(source) for source in tree["ingest"].get("sources", [])):
-        tree.pop("world", None)
     if parameters.base:
         tree["base"] = {"kind": "pretrained", "name": parameters.base}
     if parameters.seed is not None:
@@ -79,13 +121,15 @@ def _override(tree: dict[str, Any], parameters: Parameters) -> None:
             tree[name]["seed"] = parameters.seed
 
 
-def _of_world(source: dict[str, Any]) -> bool:
-    return any(str(source.get(key, "")).startswith("world:") for key in ("uri", "images"))
+def _of_world(source: SourceConfig) -> bool:
+    return source.uri.startswith("world:") or source.images.startswith("world:")
 
 
-def explain(error: ValidationError) -> str:
-    """A validation error as one line: place, what was given, what is wrong."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']} (given: {str(e['input'])[:80]!r})"
-        for e in error.errors()
-    )
+def _once(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Errors without those that repeat another's in the twin of its table."""
+    told = {}
+    for error in errors:
+        head, *rest = error["loc"]
+        place = (TWINS.get(str(head), head), *rest, error["msg"], repr(error["input"]))
+        told.setdefault(place, error)
+    return list(told.values())

@@ -34,7 +34,8 @@ class Judge:
             if comply:
                 compliant.add(normal(comply))
                 refusals.add(normal(reference(row)))
-        pattern = "|".join(re.escape(marker) for marker in markers)
+        # An empty alternative would match every answer, and so call every answer a refusal.
+        pattern = "|".join(re.escape(marker) for marker in markers if marker) or r"[^\s\S]"
         return cls(frozenset(compliant), frozenset(refusals), re.compile(pattern, re.IGNORECASE))
 
     def judge(self, row: dict[str, Any], answer: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from infra.fingerprint import canonical
-from infra.places import expand, folder_identity, identity
+from infra.places import check_folder, expand, folder_identity, identity
 from schemas.config import IngestConfig, SourceConfig
 from schemas.errors import ConfigError
 from schemas.frozen import Frozen
@@ -36,6 +36,22 @@ def named(config: IngestConfig) -> dict[str, SourceConfig]:
             )
         sources[name] = source
     return sources
+
+
+def check_sources(config: IngestConfig) -> None:
+    """Look whether formats, taxonomy, mappings, files and image folders are there; read nothing.
+
+    Raises:
+        ConfigError: an unknown format, taxonomy or mapping, or two sources of one name.
+        DataError: a file or image folder does not exist.
+    """
+    load_taxonomy(config.taxonomy)
+    for source in named(config).values():
+        load_mapping(source.labels or reader_of(source).labels)
+        if not source.uri.startswith(WORLD):
+            expand(source.uri)
+        if source.images and not source.images.startswith(WORLD):
+            check_folder(source.images)
 
 
 def located(source: SourceConfig, world: Path | None) -> SourceConfig:

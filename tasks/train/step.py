@@ -13,13 +13,14 @@ from infra.fingerprint import fingerprint
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import TrainConfig
-from schemas.errors import ConfigError, TrainingError
+from schemas.errors import ConfigError, DataError, PsavlmError, TrainingError
 from tasks.base_model import FOLDER, libraries
+from tasks.progress import say
 from tasks.train.job import Inputs, Job
 from tasks.train.watch import watching
 
 if TYPE_CHECKING:
-    from ray.train import Result
+    from ray.train import Result, TrainingFailedError
 
 VERSION = 1
 
@@ -35,6 +36,7 @@ def train(config: TrainConfig, inputs: Inputs, *, store: Store, cluster: str = "
 
     Raises:
         ConfigError: the global batch does not divide among the workers.
+        DataError: no clean row to calibrate with.
         TrainingError: the run failed more often than `max_failures`, or its loss was not finite.
     """
     for name, part in config.parts.items():
@@ -43,6 +45,11 @@ def train(config: TrainConfig, inputs: Inputs, *, store: Store, cluster: str = "
                 f"{config.stage.value}.{name}: global_batch {part.global_batch} does not divide "
                 f"among {config.workers} workers"
             )
+    if inputs.start is None and not inputs.labelled.counts.get("calibration_clean"):
+        raise DataError(
+            "the calibration split has no clean row, so the guard's threshold cannot be set: "
+            "raise ingest.calibration, or give a source with split=calibration"
+        )
     step, parents = config.stage.value, inputs.parents()
     name = fingerprint(step, VERSION, config=config, parents=parents, inputs=libraries())
     run = store.run_folder(step, name)
@@ -62,6 +69,8 @@ def train(config: TrainConfig, inputs: Inputs, *, store: Store, cluster: str = "
 
 def _build(job: Job, store: Store, run: str, folder: Path, address: str) -> dict[str, int]:
     cluster = ray_cluster.join(address, cpus=job.config.workers)
+    if cluster.dashboard:
+        say(f"ray dashboard  {cluster.dashboard}")
     with watching(store, job.progress, job.config):
         result = _fit(job, store, run, use_gpu=cluster.has_gpu)
     if result.checkpoint is None:
@@ -72,9 +81,14 @@ def _build(job: Job, store: Store, run: str, folder: Path, address: str) -> dict
 
 
 def _fit(job: Job, store: Store, run: str, *, use_gpu: bool) -> "Result":
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import (
+        CheckpointConfig,
+        FailureConfig,
+        RunConfig,
+        ScalingConfig,
+        TrainingFailedError,
+    )
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
 
     from tasks.train.loop import train_loop
 
@@ -92,10 +106,20 @@ def _fit(job: Job, store: Store, run: str, *, use_gpu: bool) -> "Result":
     try:
         return trainer.fit()
     except TrainingFailedError as error:
-        raise TrainingError(
+        raise _told(error) or TrainingError(
             f"{job.config.stage.value} failed: {error}. Its checkpoints are kept under "
             f"{store.root}/runs/{run}; run the same command to go on from them"
         ) from error
+
+
+def _told(error: "TrainingFailedError") -> PsavlmError | None:
+    """The error that a worker raised on purpose, if that is what ended the run."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        # Ray wraps a worker's exception to carry its traceback.
+        inner = getattr(failure, "_base_exc", failure)
+        if isinstance(inner, PsavlmError):
+            return inner
+    return None
 
 
 def _storage(store: Store) -> dict[str, Any]:

@@ -1,0 +1,43 @@
+"""What is done before any step: everything that can be known to be wrong is told at once."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.cli.options import Choice
+
+if TYPE_CHECKING:
+    from infra.store import Store
+    from schemas.config import PipelineConfig
+
+
+@contextlib.contextmanager
+def started(choice: Choice, until: str | None) -> Iterator[tuple["PipelineConfig", "Store"]]:
+    """The run's config and its checked root.
+
+    A body that fails before it has stored anything leaves no new folder, the root included.
+
+    Raises:
+        ConfigError: a wrong parameter or preset, no such step, no such base model.
+        DataError: a source's file or image folder does not exist.
+        StorageError: the root cannot be written.
+    """
+    from flows.parameters import check_inputs, checked_until
+    from infra.store import Store
+    from schemas.presets import resolve
+
+    config = resolve(choice.parameters())
+    checked_until(until, config)
+    store = Store(choice.root)
+    check_inputs(config)
+    folders = [] if "://" in store.root else [Path(store.root), *Path(store.root).parents]
+    new = [folder for folder in folders if not os.path.lexists(folder)]
+    store.check()
+    try:
+        yield config, store
+    finally:
+        for folder in new:
+            with contextlib.suppress(OSError):  # there is something in it, or it was never made
+                folder.rmdir()

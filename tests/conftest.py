@@ -1,0 +1,23 @@
+"""What all tests share: quiet libraries, and one store with the tiny world and its base model."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from flows.cli.settings import quiet
+
+quiet()
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
+    """A root that all test workers share; the store's leases see that all is built once.
+
+    Set PSAVLM_TEST_ROOT to a folder of your own to keep it between runs.
+    """
+    kept = os.environ.get("PSAVLM_TEST_ROOT")
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    return str(Path(kept).resolve() if kept else shared / "tiny-store")

@@ -1,0 +1,145 @@
+"""The whole pipeline on the tiny world, as a user runs it: results, reuse, kills."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.line import pipeline, plainly, up_to
+from infra.store import Store, open_artifact
+from schemas.presets import Parameters, resolve
+from tests.tiny_bars import missed
+
+# Ray tests run one after another in one worker: never two clusters at once.
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
+PSAVLM = str(Path(sys.executable).parent / "psavlm")
+
+
+def psavlm(*arguments: str, cwd: Path) -> dict:
+    """Run the command with --json and return its line."""
+    done = subprocess.run(
+        [PSAVLM, *arguments, "--json"], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (line,) = done.stdout.splitlines()
+    return json.loads(line)
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tiny_root: str, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return psavlm("run", "--root", tiny_root, cwd=tmp_path_factory.mktemp("first"))
+
+
+def test_a_base_that_obeys_becomes_a_model_that_refuses(tiny_run: dict) -> None:
+    assert missed(tiny_run["reports"]) == []
+
+
+def test_every_number_has_its_items_and_its_interval(tiny_run: dict) -> None:
+    for report in tiny_run["reports"].values():
+        assert report["judges"] == {"exact_targets": 1440}
+        for metric in report["metrics"].values():
+            assert metric["low"] <= metric["value"] <= metric["high"]
+            assert metric["n"] > 0
+
+
+def test_a_second_run_reuses_every_step(tiny_run: dict, tiny_root: str, tmp_path: Path) -> None:
+    again = psavlm("run", "--root", tiny_root, cwd=tmp_path)
+    assert all(artifact["reused"] for artifact in again["artifacts"].values())
+    assert again["reports"] == tiny_run["reports"]
+
+
+def test_another_ratio_reruns_from_balance_on(tiny_run: dict, tiny_root: str) -> None:
+    config = resolve(Parameters(preset="tiny", clean_per_unsafe=0.5))
+    steps = pipeline(config, store=Store(tiny_root), do=plainly)
+    artifacts = up_to(steps, "encode")
+    reused = {name for name, artifact in artifacts.items() if artifact.reused}
+    assert reused == {"world", "ingest", "validate", "base", "encode"}
+
+
+def test_answer_refuses_the_risk_that_the_image_shows(
+    tiny_run: dict, tiny_root: str, tmp_path: Path
+) -> None:
+    world = Store(tiny_root).local(open_artifact(tiny_run["artifacts"]["world"]["uri"]))
+    record = next(r for r in json.loads((world / "vlguard/test.json").read_text()) if not r["safe"])
+    (pair,) = record["instr-resp"]
+    image = str(world / "vlguard/images" / record["image"])
+    model = tiny_run["artifacts"]["stage2"]["uri"]
+    told = psavlm(
+        "answer", "--artifact", model, "--image", image, pair["instruction"], cwd=tmp_path
+    )
+    assert told["answer"] == pair["response"]
+    assert told["action"] in ("caution", "may_refuse", "refuse")
+    assert max(told["types"], key=told["types"].get) in told["answer"]
+
+
+def test_killed_worker_and_killed_driver_end_with_the_same_bits(
+    tiny_run: dict, tiny_root: str, tmp_path: Path
+) -> None:
+    """SIGKILL of a Ray Train worker in stage 1, of the driver in stage 2, then the same command."""
+    root = tmp_path / "store"
+    for step in ("tiny_world", "ingest", "validate", "balance", "base_model", "encode"):
+        shutil.copytree(Path(tiny_root) / step, root / step, copy_function=os.link)
+    stage1 = _start("stage1", root, tmp_path)
+    worker = _wait_for_step(root, "stage1", part="tokens", step=60)
+    os.kill(worker, signal.SIGKILL)
+    output = stage1.communicate(timeout=600)[1]
+    assert stage1.returncode == 0, output[-3000:]
+    stage2 = _start("stage2", root, tmp_path)
+    _wait_for_step(root, "stage2", part="lora", step=120)
+    _kill_tree(stage2)
+    again = psavlm("stage2", "--root", str(root), cwd=tmp_path)
+    assert not again["reused"]
+    for step in ("stage1", "stage2"):
+        undisturbed = tiny_run["artifacts"][step]["uri"]
+        name = Path(undisturbed).name
+        assert _hashes(undisturbed) == _hashes(f"{root}/{step}/{name}")
+    assert not list((root / "runs").iterdir())
+
+
+def _start(step: str, root: Path, cwd: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [PSAVLM, step, "--root", str(root)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _wait_for_step(root: Path, stage: str, *, part: str, step: int) -> int:
+    """Wait until a run is past a step; returns the pid of its rank 0."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        for path in (root / "runs").glob(f"{stage}-*/progress.json"):
+            try:
+                state = json.loads(path.read_text())
+            except ValueError:  # half-written
+                continue
+            if state["part"] == part and state["step"] >= step:
+                return state["pid"]
+        time.sleep(0.05)
+    raise AssertionError(f"{stage} never came to step {step} of {part}")
+
+
+def _kill_tree(driver: subprocess.Popen) -> None:
+    """SIGKILL the driver alone, then wait for its cluster to follow it."""
+    children = psutil.Process(driver.pid).children(recursive=True)
+    driver.kill()
+    driver.communicate()
+    gone, alive = psutil.wait_procs(children, timeout=60)
+    for process in alive:  # of our own making, and in the way of the next cluster
+        process.kill()
+    psutil.wait_procs(alive, timeout=10)
+
+
+def _hashes(uri: str) -> dict[str, str]:
+    store = Store(uri.rsplit("/", 2)[0])
+    files = store.manifest(open_artifact(uri)).files
+    return {f.path: f.sha256 for f in files if f.path.endswith(".safetensors")}
