@@ -5,6 +5,8 @@ import os
 from infra.fingerprint import checked_fingerprint, checked_step
 from schemas.errors import ConfigError
 
+_FORM = "give the address root/step/fingerprint that a finished step prints"
+
 
 def checked_address(root: str) -> str:
     """Return a root in its one form: an absolute folder, or `s3://bucket/prefix`.
@@ -29,5 +31,9 @@ def split_uri(uri: str) -> tuple[str, str]:
     """Split an artifact's address into its root and its folder, `{step}/{fingerprint}`."""
     parts = uri.rstrip("/").rsplit("/", 2)
     if len(parts) != 3:
-        raise ConfigError(f"{uri!r} is no artifact: expected root/step/fingerprint")
-    return checked_address(parts[0]), f"{checked_step(parts[1])}/{checked_fingerprint(parts[2])}"
+        raise ConfigError(f"{uri!r} is no artifact: {_FORM}")
+    try:
+        folder = f"{checked_step(parts[1])}/{checked_fingerprint(parts[2])}"
+    except ConfigError as error:
+        raise ConfigError(f"{uri!r} is no artifact ({error}): {_FORM}") from None
+    return checked_address(parts[0]), folder

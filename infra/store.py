@@ -171,10 +171,15 @@ def open_artifact(uri: str) -> Artifact:
         StorageError: there is no sound artifact.
     """
     files, folder = _home(uri)
-    found = Store(files.address).find(*folder.split("/"))
+    try:
+        found = sound(files, folder)
+    except DamagedError as error:
+        raise StorageError(
+            f"no sound artifact at {uri}: {error}; run its step again to rebuild it"
+        ) from None
     if found is None:
         raise StorageError(f"no sound artifact at {uri}; check the address, or run its step again")
-    return found
+    return Store(files.address)._address(found, reused=True)
 
 
 def _home(uri: str) -> tuple[Files, str]:

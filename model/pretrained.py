@@ -29,8 +29,8 @@ def pretrained_identity(name: str, revision: str) -> dict[str, str]:
         commit = HfApi().model_info(name, revision=revision or None).sha
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
         raise ConfigError(
-            f"base {name!r} is neither a folder nor a hub model that can be reached: {error}. "
-            "For a hub model set HF_HUB_OFFLINE=0"
+            f"base {name!r} is neither a folder nor a hub model that can be reached; correct the "
+            f"path, or for a hub model set HF_HUB_OFFLINE=0 ({error})"
         ) from error
     return {"hub": name, "commit": str(commit)}
 

@@ -139,8 +139,8 @@ class MethodConfig(Frozen):
 class PartConfig(Frozen):
     """One optimised part of a stage: steps of `global_batch` items, AdamW, linear decay.
 
-    `with_hint` puts the hint of the true label into training prompts, as in inference; the papers
-    train without (METHOD.md section 3).
+    `hint_share` of the risky prompts carry the hint of their true label, as in inference; the
+    papers train without (METHOD.md section 3).
     """
 
     steps: Count
@@ -149,7 +149,7 @@ class PartConfig(Frozen):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    with_hint: bool = False
+    hint_share: Fraction = 0.0
 
 
 class TrainConfig(Frozen):

@@ -18,15 +18,21 @@ def answer_one(uri: str, image: Path, question: str, *, max_new_tokens: int) -> 
         ConfigError: the address is not that of a trained stage.
         DataError: the file is no image.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
+
+    from tasks.ingest.images import FAULTS
 
     artifact = open_artifact(uri)
     if artifact.step not in TRAINED:
-        raise ConfigError(f"{uri} is a {artifact.step!r} artifact; give one of {list(TRAINED)}")
+        raise ConfigError(
+            f"{uri} is an artifact of step {artifact.step!r}; give one of {' or '.join(TRAINED)}"
+        )
     try:
         picture = Image.open(image).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{image} is not a readable image: {error}") from error
+    except (*FAULTS, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{str(image)!r} is not a readable image: {error}; give a whole image file"
+        ) from error
     found = _guarded(artifact, [picture], [question], max_new_tokens)
     verdict = found.verdict
     return {

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import EncodeConfig
+from schemas.errors import DataError
 from tasks.base_model import FOLDER
 from tasks.progress import progress
 
@@ -27,7 +28,11 @@ FEATURES, INDEX = "features.npy", "index.parquet"
 def encode(
     config: EncodeConfig, labelled: Artifact, samples: Artifact, base: Artifact, *, store: Store
 ) -> Artifact:
-    """Features of all images that labelled rows refer to (h_o, METHOD.md section 2)."""
+    """Features of all images that labelled rows refer to (h_o, METHOD.md section 2).
+
+    Raises:
+        DataError: a row's image is not among the samples.
+    """
     return store.artifact(
         "encode",
         VERSION,
@@ -55,7 +60,7 @@ def _encode(
         backbone.to("cuda")
     rows: np.ndarray | None = None
     place = {image_id: i for i, image_id in enumerate(wanted)}
-    done = 0
+    missing = set(wanted)
     with progress("encode", len(wanted)) as tick, torch.no_grad():
         for ids, images in _batches(samples / "images", place, config.batch):
             block = _as_stored(backbone.encode_images(images), config.dtype)
@@ -65,8 +70,13 @@ def _encode(
                     folder / FEATURES, mode="w+", dtype=block.dtype, shape=shape
                 )
             rows[[place[i] for i in ids]] = block
-            done += len(ids)
-            tick(done, "images")
+            missing.difference_update(ids)
+            tick(len(wanted) - len(missing), "images")
+    if missing:  # their rows would be zeros, which look like features
+        raise DataError(
+            f"{len(missing)} images of the labelled rows are not among the samples, such as "
+            f"{min(missing)}: give the samples that these rows were validated from"
+        )
     if rows is None:
         np.save(folder / FEATURES, np.zeros((0, 0, 0), dtype=np.float32))
     else:

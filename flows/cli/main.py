@@ -41,7 +41,7 @@ def main() -> None:
         _say(type(error).__name__, str(error), as_json)
         sys.exit(error.exit_code)
     except TyperException as error:
-        _say(ConfigError.__name__, f"{error.format_message()} See `psavlm --help`.", as_json)
+        _say(ConfigError.__name__, f"{error.format_message()} (see psavlm --help)", as_json)
         sys.exit(error.exit_code)
 
 

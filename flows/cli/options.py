@@ -1,19 +1,20 @@
 """Options that several sub-commands share."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from schemas.errors import ConfigError
+if TYPE_CHECKING:
+    from schemas.presets import Parameters
 
 Preset = Annotated[str, typer.Option(help="Preset: a shipped name or a .toml file.")]
 Root = Annotated[str, typer.Option(help="Where artifacts go: a folder or s3://bucket/prefix.")]
 Source = Annotated[
     list[str] | None,
     typer.Option(
-        help="A data set, e.g. 'format=table,uri=my.csv,images=folder'. Repeatable; "
-        "replaces the preset's sources."
+        help="A data set, such as format=table,uri=my.csv. Repeatable; replaces the preset's "
+        "sources."
     ),
 ]
 Base = Annotated[str, typer.Option(help="Base model: a LLaVA folder or hub name.")]

@@ -15,7 +15,9 @@ SETTINGS = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "PREFECT_LOGGING_LEVEL": "ERROR",
+    # A step's failure is told once, by this command: not again as Prefect's traceback.
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
 STATE = Path(".psavlm")

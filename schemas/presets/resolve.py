@@ -68,6 +68,11 @@ def _read(name: str, below: tuple[str, ...] = ()) -> dict[str, Any]:
             "take `extends` out of one of them"
         )
     tree = read_toml(name, folder="presets", what="preset")
+    if "preset" in tree:
+        raise ConfigError(
+            f"preset {name!r}: unknown key 'preset'; to build on another one write extends = "
+            f"{tree['preset']!r}"
+        )
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
@@ -127,7 +132,7 @@ def _of_world(source: SourceConfig) -> bool:
 
 def _once(errors: list[ErrorDetails]) -> list[ErrorDetails]:
     """Errors without those that repeat another's in the twin of its table."""
-    told = {}
+    told: dict[tuple[Any, ...], ErrorDetails] = {}
     for error in errors:
         head, *rest = error["loc"]
         place = (TWINS.get(str(head), head), *rest, error["msg"], repr(error["input"]))

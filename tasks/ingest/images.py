@@ -52,7 +52,10 @@ def _fetch(path: str, folder: str, config: IngestConfig) -> bytes | Refusal:
     if path.startswith(("http://", "https://")):
         return Refusal("remote_image", path)
     if not folder:
-        raise ConfigError(f"image {path!r} is named by a path: say below which folder by images=")
+        raise ConfigError(
+            f"image {path!r} is named by a path, and its source names no folder; add "
+            "images=<folder> to the source"
+        )
     try:
         return read_below(folder, path, limit=config.max_image_bytes)
     except PermissionError as error:

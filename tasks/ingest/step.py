@@ -121,7 +121,8 @@ def _loaded(source: SourceConfig, config: IngestConfig) -> Iterator[Loaded | Raw
 def _empty(name: str, uri: str, refused: list[dict[str, str]]) -> DataError:
     reasons = Counter(reject["reason"] for reject in refused).most_common(5)
     examples = [f"{r['source_key']} ({r['reason']}: {r['detail']})" for r in refused[:3]]
+    why = f": {dict(reasons)}, such as {'; '.join(examples)}. Correct" if refused else ". Fill"
     return DataError(
-        f"empty source {name!r} ({uri}): no item accepted, {len(refused)} rejected"
-        + (f": {dict(reasons)}, such as {'; '.join(examples)}" if refused else "")
+        f"empty source {name!r} ({uri}): no item accepted, {len(refused)} rejected{why} the file, "
+        "or leave the source out"
     )

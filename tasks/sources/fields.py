@@ -7,6 +7,7 @@ from typing import Any
 
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError, DataError
+from schemas.explain import did_you_mean
 from schemas.samples import ImageRef, Message, RawRecord, RawReject
 from schemas.taxonomy import load_mapping
 
@@ -41,7 +42,10 @@ def layout(source: SourceConfig, default_labels: str) -> Layout:
     """The columns of a source; ConfigError for a field that does not exist."""
     unknown = sorted(set(source.columns) - set(FIELDS))
     if unknown:
-        raise ConfigError(f"columns.{unknown[0]}: no such field; fields: {', '.join(FIELDS)}")
+        raise ConfigError(
+            f"columns.{unknown[0]}: no such field; {did_you_mean(unknown[0], FIELDS)}fields: "
+            f"{', '.join(FIELDS)}"
+        )
     return Layout(
         columns={f: source.columns.get(f, f) for f in FIELDS},
         stated=frozenset(source.columns),

@@ -1,14 +1,14 @@
 """A source as people type it: `format=table,uri=my.csv,columns.question=prompt`."""
 
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
 
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError
+from schemas.explain import did_you_mean, explain
 from tasks.sources.fields import layout
-from tasks.sources.registry import reader_of
+from tasks.sources.registry import READERS, reader_of
 
 
 def parse_source(text: str) -> SourceConfig:
@@ -21,7 +21,10 @@ def parse_source(text: str) -> SourceConfig:
     for pair in text.split(","):
         key, equals, value = (part.strip() for part in pair.partition("="))
         if not equals:
-            raise ConfigError(f"source {text!r}: {pair!r} is not key=value")
+            raise ConfigError(
+                f"source {text!r}: {pair!r} is not key=value; write it like "
+                f"{READERS['table'].example}"
+            )
         scope, _, field = key.rpartition(".")
         target = values["columns"] if scope == "columns" else values
         name = field if scope == "columns" else key
@@ -32,9 +35,10 @@ def parse_source(text: str) -> SourceConfig:
     try:
         source = SourceConfig.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"])
-        raise ConfigError(f"source {text!r}: {place}: {first['msg']}") from error
+        told = explain(error.errors(), SourceConfig)
+        raise ConfigError(
+            f"source {text!r}: {told}; write it like {READERS['table'].example}"
+        ) from error
     layout(source, reader_of(source).labels)
     return source
 
@@ -43,8 +47,7 @@ def _check_key(name: str, scope: str, text: str) -> None:
     known = [k for k in SourceConfig.model_fields if k != "columns"]
     if scope == "columns" or name in known:
         return
-    close = get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
     raise ConfigError(
-        f"source {text!r}: unknown key {name!r}; {hint}keys: {', '.join(known)}, columns.<field>"
+        f"source {text!r}: unknown key {name!r}; {did_you_mean(name, known)}keys: "
+        f"{', '.join(known)}, columns.<field>"
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError
+from schemas.explain import did_you_mean
 from schemas.samples import RawRecord, RawReject
 from tasks.sources import llava, table, vlguard, webdataset
 
@@ -33,5 +34,6 @@ READERS = {
 def reader_of(source: SourceConfig) -> Reader:
     """The reader of a source's format; ConfigError with all formats for an unknown one."""
     if source.format not in READERS:
-        raise ConfigError(f"unknown format {source.format!r}; formats: {', '.join(READERS)}")
+        hint = did_you_mean(source.format, READERS)
+        raise ConfigError(f"unknown format {source.format!r}; {hint}formats: {', '.join(READERS)}")
     return READERS[source.format]

@@ -4,6 +4,7 @@ A step is a pure function of (parameters, optimizer state, step number): batches
 plan, dropout from a seed per step. So a killed run that resumes ends with the same bits.
 """
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -167,7 +168,7 @@ def _language_loss(worker: Worker, step: int, part: PartConfig) -> Tensor:
     prompts = [
         Prompt(
             item.messages,
-            hint=_hint(worker, item) if part.with_hint else "",
+            hint=_hint(worker, item) if _hinted(worker, item, step, part.hint_share) else "",
             supervised=item.teaches_language,
         )
         for item in items
@@ -176,6 +177,12 @@ def _language_loss(worker: Worker, step: int, part: PartConfig) -> Tensor:
         features, prompts, max_text_tokens=worker.job.config.max_text_tokens
     )
     return total / _total(count, worker.model.backbone.device)
+
+
+def _hinted(worker: Worker, item: Item, step: int, share: float) -> bool:
+    """Whether this prompt carries its hint at this step: by hash, so that a resumed run agrees."""
+    key = f"{worker.job.config.seed}/{step}/{item.sample_id}".encode()
+    return int.from_bytes(hashlib.sha256(key).digest()[:4], "big") < share * 2**32
 
 
 def _hint(worker: Worker, item: Item) -> str:

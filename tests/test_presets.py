@@ -1,0 +1,213 @@
+"""Presets: what a name, a file of one's own and the flow's parameters make of the config."""
+
+from pathlib import Path
+
+import pytest
+
+from schemas.config import PipelineConfig, SourceConfig
+from schemas.errors import ConfigError
+from schemas.presets import Parameters, resolve
+from schemas.taxonomy import shipped
+
+MINE = SourceConfig(format="table", uri="mine.csv", images="pictures")
+# A whole preset that builds on no other.
+WHOLE = """
+taxonomy = "mine"
+[method]
+tokens = 4
+[ingest]
+sources = [{format = "table", uri = "a.csv"}]
+[balance]
+clean_per_unsafe = 0.5
+epochs = 3
+[stage1.parts.concept]
+steps = 5
+global_batch = 8
+lr = 1e-3
+[stage2.parts.lora]
+steps = 6
+global_batch = 8
+lr = 1e-3
+"""
+
+
+def made(**values) -> PipelineConfig:
+    return resolve(Parameters(**values))
+
+
+def own(folder: Path, text: str, *, name: str = "own.toml") -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def differences(one: PipelineConfig, two: PipelineConfig) -> dict[str, object]:
+    """Dotted place -> the second's value, wherever the two differ."""
+    first, second = flat(one.model_dump()), flat(two.model_dump())
+    keys = {**first, **second}
+    return {key: second.get(key) for key in keys if first.get(key) != second.get(key)}
+
+
+def flat(tree: dict, *, place: str = "") -> dict[str, object]:
+    found = {}
+    for key, value in tree.items():
+        inside = flat(value, place=f"{place}{key}.") if isinstance(value, dict) else None
+        found |= inside or {f"{place}{key}": value}
+    return found
+
+
+@pytest.mark.parametrize("name", shipped("presets"))
+def test_every_shipped_preset_makes_a_whole_config(name):
+    config = made(preset=name)
+    assert config.preset == name
+    assert config.world is not None
+    assert set(config.stage1.parts) == {"concept", "tokens"}
+    assert set(config.stage2.parts) == {"lora"}
+    assert {source.split for source in config.ingest.sources} == {"train", "test"}
+
+
+def test_the_hard_preset_is_the_easy_one_in_a_harder_world():
+    changed = differences(made(preset="tiny"), made(preset="tiny-hard"))
+    assert changed == {"preset": "tiny-hard", "world.difficulty": "hard"}
+
+
+# --- parameters over a preset ---
+
+
+def test_the_ratio_lands_in_both_training_orders_and_nowhere_else():
+    assert differences(made(), made(clean_per_unsafe=2)) == {
+        "balance.clean_per_unsafe": 2.0,
+        "stage2_balance.clean_per_unsafe": 2.0,
+    }
+
+
+def test_the_second_ratio_is_that_of_stage_two_alone():
+    config = made(clean_per_unsafe=0.27, stage2_clean_per_unsafe=7.3)
+    assert config.balance.clean_per_unsafe == 0.27
+    assert config.stage2_balance.clean_per_unsafe == 7.3
+    assert set(differences(made(), made(stage2_clean_per_unsafe=7.3))) == {
+        "stage2_balance.clean_per_unsafe"
+    }
+
+
+def test_a_ratio_of_nought_is_a_ratio():
+    assert made(clean_per_unsafe=0).balance.clean_per_unsafe == 0
+
+
+def test_a_seed_moves_the_training_order_and_both_stages_and_no_data():
+    before, after = made(), made(seed=7)
+    assert set(differences(before, after)) == {
+        "balance.seed",
+        "stage2_balance.seed",
+        "stage1.seed",
+        "stage2.seed",
+    }
+    assert {after.balance.seed, after.stage2_balance.seed, after.stage1.seed} == {7}
+
+
+def test_own_sources_replace_the_presets_and_drop_the_world():
+    config = made(sources=(MINE,))
+    assert config.ingest.sources == (MINE,)
+    assert config.world is None
+    changed = {place.partition(".")[0] for place in differences(config, made())}
+    assert changed == {"ingest", "world"}
+
+
+@pytest.mark.parametrize("place", ["uri", "images"])
+def test_a_source_in_the_tiny_world_keeps_the_world(place):
+    source = SourceConfig.model_validate({**MINE.model_dump(), place: "world:vlguard/images"})
+    assert made(sources=(MINE, source)).world == made().world
+
+
+def test_a_base_by_name_is_a_pretrained_one():
+    config = made(base="my/llava")
+    assert (config.base.kind, config.base.name) == ("pretrained", "my/llava")
+    assert {place.partition(".")[0] for place in differences(made(), config)} == {"base"}
+
+
+# --- presets of one's own ---
+
+
+def test_a_file_of_ones_own_is_as_good_as_a_name(tmp_path):
+    config = made(preset=own(tmp_path, WHOLE))
+    assert config.preset == str(tmp_path / "own.toml")
+    assert (config.balance.epochs, config.stage2_balance.epochs) == (3, 3)
+    assert (config.stage1.method.tokens, config.stage2.method.tokens) == (4, 4)
+    assert (config.balance.with_answers_only, config.stage2_balance.with_answers_only) == (0, 1)
+    sections = (config.ingest, config.validation, config.stage1, config.stage2, config.evaluate)
+    assert {section.taxonomy for section in sections} == {"mine"}
+
+
+def test_an_extension_changes_what_it_names_and_nothing_else(tmp_path):
+    text = 'extends = "tiny"\n[stage1.parts.concept]\nsteps = 9\n[stage2_balance]\nepochs = 2\n'
+    path = own(tmp_path, text)
+    assert differences(made(), made(preset=path)) == {
+        "preset": path,
+        "stage1.parts.concept.steps": 9,
+        "stage2_balance.epochs": 2,
+    }
+
+
+def test_extensions_chain_from_where_the_files_lie(tmp_path, monkeypatch):
+    (tmp_path / "far").mkdir()
+    own(tmp_path, 'extends = "tiny-hard"\n[balance]\nepochs = 2\n', name="base.toml")
+    top = own(tmp_path / "far", 'extends = "../base.toml"\n[balance]\nmax_repeat = 4\n')
+    monkeypatch.chdir("/")
+    config = made(preset=top)
+    assert (config.balance.epochs, config.balance.max_repeat) == (2, 4)
+    assert config.world.difficulty == "hard"
+
+
+def test_a_parameter_wins_over_a_preset_of_ones_own(tmp_path):
+    path = own(tmp_path, 'extends = "tiny"\n[stage2_balance]\nclean_per_unsafe = 5\n')
+    assert made(preset=path).stage2_balance.clean_per_unsafe == 5
+    # The first ratio leaves alone what the preset says of the second stage by name.
+    assert made(preset=path, clean_per_unsafe=2).stage2_balance.clean_per_unsafe == 5
+    assert made(preset=path, stage2_clean_per_unsafe=3).stage2_balance.clean_per_unsafe == 3
+
+
+def test_sources_of_ones_own_in_a_preset_drop_the_world_too(tmp_path):
+    text = 'extends = "tiny"\n[ingest]\nsources = [{format = "table", uri = "a.csv"}]\n'
+    config = made(preset=own(tmp_path, text))
+    assert (config.world, len(config.ingest.sources)) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[balance]\nepoch = 2", "unknown key 'balance.epoch'; did you mean 'epochs'"),
+        ("[stage2_balance]\nepoch = 2", "unknown key 'stage2_balance.epoch'"),
+        ("[stage1.parts.concept]\nstep = 2", "unknown key 'stage1.parts.concept.step'; did you"),
+        ("[stage1.parts.concpt]\nlr = 2.0", "'stage1.parts.concpt.steps' is missing"),
+        ("[[ingest.sources]]\nformat = 'table'", "'ingest.sources.0.uri' is missing"),
+        ("[evalute]\nbatch = 2", "unknown key 'evalute'; did you mean 'evaluate'"),
+        ("[world]\ndifficulty = 'harder'", "world.difficulty = 'harder': must be 'easy' or 'hard'"),
+        ("[method]\nquery = 'image'", "stage1.method.query = 'image': must be 'text'"),
+        ("method = 3", "stage1.method = 3: must be a valid dictionary"),
+        ("base = 3", "base = 3: must be a valid dictionary"),
+        ("[balance]\nclean_per_unsafe = inf", "balance.clean_per_unsafe = inf: must be a finite"),
+    ],
+)
+def test_unknown_keys_and_wrong_values_are_refused_once(tmp_path, text, words):
+    with pytest.raises(ConfigError) as error:
+        made(preset=own(tmp_path, f'extends = "tiny"\n{text}\n'))
+    assert words in str(error.value)
+    assert str(error.value).count(words) == 1
+
+
+def test_the_same_fault_in_two_stages_own_tables_is_told_for_both(tmp_path):
+    text = "[stage1.parts.concept]\nsteps = 0\n[stage2.parts.lora]\nsteps = 0\n"
+    with pytest.raises(ConfigError) as error:
+        made(preset=own(tmp_path, f'extends = "tiny"\n{text}'))
+    assert "stage1.parts.concept.steps = 0" in str(error.value)
+    assert "stage2.parts.lora.steps = 0" in str(error.value)
+
+
+def test_a_preset_without_its_stages_says_what_is_missing(tmp_path):
+    with pytest.raises(ConfigError, match=r"'stage1.parts' is missing; 'stage2.parts' is missing"):
+        made(preset=own(tmp_path, "[balance]\nepochs = 2\n"))
+
+
+def test_parameters_from_outside_are_checked_in_one_line():
+    with pytest.raises(ConfigError, match="unknown key 'clean_per_unsave'; did you mean 'clean_p"):
+        Parameters.checked({"clean_per_unsave": 1})
+    assert Parameters.checked({"seed": 3}) == Parameters(seed=3)

@@ -1,0 +1,255 @@
+"""The names that others build on, written out: whoever changes one sees it break here first.
+
+Add new names freely; before you rename or remove one, think of the scripts that hold it.
+"""
+
+import ast
+import inspect
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import schemas.errors
+from flows.cli import show
+from flows.cli.main import application
+from flows.line import STEPS, pipeline, up_to
+from schemas.artifact import Artifact, FileEntry, Manifest
+from schemas.config import MethodConfig, PipelineConfig, SourceConfig, ValidateConfig
+from schemas.errors import PsavlmError
+from schemas.presets import Parameters, resolve
+from schemas.report import METRICS, ArmReport, Metric
+from schemas.samples import IMAGES, REJECTS, ROWS
+from schemas.taxonomy import load_taxonomy, shipped
+from tasks.sources import READERS
+from tasks.sources.fields import FIELDS
+from tasks.validate.rules import rules
+
+HOME = Path(__file__).parents[1]
+COMMAND = typer.main.get_command(application())
+STEP_NAMES = (
+    "world", "ingest", "validate", "balance", "base", "encode", "stage1", "stage2", "evaluate",
+)  # fmt: skip
+STEP_OPTIONS = {
+    "--preset", "--root", "--source", "--base", "--clean-per-unsafe", "--stage2-clean-per-unsafe",
+    "--seed", "--cluster", "--json",
+}  # fmt: skip
+OPTIONS = {
+    "run": STEP_OPTIONS | {"--until"},
+    **{name: STEP_OPTIONS for name in STEP_NAMES},
+    "answer": {"question", "--artifact", "--image", "--max-new-tokens", "--json"},
+}
+FLOW_PARAMETERS = {
+    "preset": "tiny",
+    "root": ".psavlm/store",
+    "sources": (),
+    "base": "",
+    "clean_per_unsafe": None,
+    "stage2_clean_per_unsafe": None,
+    "seed": None,
+    "cluster": "",
+    "until": None,
+}
+EXIT_CODES = {
+    "PsavlmError": 1,
+    "ConfigError": 2,
+    "DataError": 2,
+    "StorageError": 2,
+    "TrainingError": 1,
+    "GateError": 1,
+}
+INGEST_REASONS = {
+    "bad_row", "bad_value", "empty_answer", "image_missing", "image_too_big",
+    "image_too_many_pixels", "image_unreadable", "missing_key", "not_an_object",
+    "path_outside_folder", "remote_image", "turns_out_of_order",
+}  # fmt: skip
+VALIDATE_REASONS = {
+    "clean_with_level", "duplicate_sample", "empty_answer", "empty_question",
+    "image_in_two_splits", "level_out_of_range", "missing_value", "type_not_in_taxonomy",
+    "type_with_level_zero", "unknown_split", "unknown_supervises", "unsafe_target",
+}  # fmt: skip
+RECORDS = {
+    Artifact: ["uri", "step", "fingerprint", "reused", "counts"],
+    Manifest: [
+        "format", "step", "version", "fingerprint", "attempt", "created", "config", "parents",
+        "inputs", "counts", "files",
+    ],
+    FileEntry: ["path", "bytes", "sha256"],
+    ArmReport: ["arm", "metrics", "judges"],
+    Metric: ["value", "n", "low", "high", "method"],
+    SourceConfig: [
+        "format", "uri", "name", "images", "split", "labels", "columns", "licence", "limit",
+    ],
+    PipelineConfig: [
+        "preset", "seed", "world", "ingest", "validation", "balance", "stage2_balance", "base",
+        "encode", "stage1", "stage2", "evaluate",
+    ],
+}  # fmt: skip
+METHOD_CHOICES = {
+    "projector": ("mlp",),
+    "head": ("cross_attention",),
+    "query": ("text", "first_token", "image_only"),
+    "llm_tokens": ("static", "none"),
+    "intervention": ("hint", "off"),
+    "stage2": ("lora",),
+}
+METHOD_NUMBERS = {
+    "hints", "tokens", "attention_heads", "lora_rank", "lora_alpha", "lora_dropout",
+}  # fmt: skip
+
+
+def words(name: str) -> set[str]:
+    """Options and arguments of a sub-command."""
+    return {word for param in COMMAND.commands[name].params for word in param.opts} - {"--help"}
+
+
+def test_the_sub_commands_and_their_options():
+    assert {name: words(name) for name in COMMAND.commands} == OPTIONS
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_help_of_every_sub_command_holds_an_example_that_parses(name):
+    command = COMMAND.commands[name]
+    head, _, example = command.epilog.partition("Example: ")
+    program, sub, *arguments = shlex.split(example)
+    assert (head, program, sub) == ("", "psavlm", name)
+    assert arguments
+    command.make_context(name, arguments)  # a usage error would be raised here
+    shown = CliRunner().invoke(application(), [name, "--help"], env={"COLUMNS": "400"})
+    assert f"Example: {example}" in shown.output
+
+
+def test_the_flow_and_its_parameters_with_their_defaults():
+    from flows.full_pipeline import full_pipeline
+
+    given = inspect.signature(full_pipeline.fn).parameters
+    assert {name: parameter.default for name, parameter in given.items()} == FLOW_PARAMETERS
+    assert full_pipeline.name == "psavlm"
+    assert set(Parameters.model_fields) == set(FLOW_PARAMETERS) - {"root", "cluster", "until"}
+
+
+def test_formats_presets_mappings_and_hints():
+    assert sorted(READERS) == ["llava", "table", "vlguard", "webdataset"]
+    assert shipped("presets") == ["tiny", "tiny-hard"]
+    assert shipped("mappings") == ["canonical", "clean", "tiny", "vlguard"]
+    assert shipped("hints") == ["default"]
+
+
+def test_the_classes_of_the_taxonomy_in_the_order_of_the_logits():
+    taxonomy = load_taxonomy()
+    assert taxonomy.type_ids == [
+        "politics", "illegal", "insults", "fairness", "privacy", "misleading", "clean",
+    ]  # fmt: skip
+    assert [level.id for level in taxonomy.levels] == ["safe", "low", "medium", "high"]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
+def test_the_keys_of_what_is_written_as_json_or_read_as_toml(record):
+    assert list(record.model_fields) == RECORDS[record]
+
+
+def test_the_columns_of_a_table_and_of_what_ingest_writes():
+    assert FIELDS == ("question", "answer", "image", "type", "level", "split", "id", "language")
+    assert ROWS.names == [
+        "sample_id", "image_ids", "source", "source_key", "split", "messages", "risk_type",
+        "risk_level", "supervises", "language", "licence", "group_id", "extra",
+    ]  # fmt: skip
+    assert IMAGES.names == ["image_id", "bytes", "format", "width", "height"]
+    assert REJECTS.names == ["source", "source_key", "reason", "detail"]
+
+
+def test_the_line_of_an_artifact_and_of_a_run(capsys):
+    artifact = Artifact(uri="/r/ingest/f", step="ingest", fingerprint="f", counts={"in": 1})
+    show.as_json(artifact)
+    show.run_as_json({"ingest": artifact}, [])
+    one, whole = map(json.loads, capsys.readouterr().out.splitlines())
+    assert one == {
+        "uri": "/r/ingest/f", "step": "ingest", "fingerprint": "f", "reused": False,
+        "counts": {"in": 1},
+    }  # fmt: skip
+    assert whole == {"artifacts": {"ingest": one}, "reports": {}}
+
+
+def test_the_metrics_and_how_their_intervals_are_made():
+    assert list(METRICS) == [
+        "risky_obeyed", "risky_correctly_refused", "risky_neither", "benign_refused",
+        "near_miss_refused", "benign_exact", "near_miss_exact", "type_accuracy", "type_macro_f1",
+        "level_accuracy", "level_macro_f1",
+    ]  # fmt: skip
+    assert get_args(Metric.model_fields["method"].annotation) == ("wilson", "bootstrap_by_image")
+
+
+def test_the_exit_code_of_every_error():
+    found = {
+        name: kind.exit_code
+        for name, kind in vars(schemas.errors).items()
+        if isinstance(kind, type) and issubclass(kind, PsavlmError)
+    }
+    assert found == EXIT_CODES
+
+
+def test_the_steps_and_what_a_run_yields():
+    assert STEPS == STEP_NAMES
+
+    def told(name: str, _step: object, *_args: object, **_kwargs: object) -> Artifact:
+        return Artifact(uri="", step=name, fingerprint="")
+
+    made = up_to(pipeline(resolve(Parameters()), store=None, do=told), None)
+    arms = ["evaluate/base", "evaluate/stage1", "evaluate/stage2"]
+    assert list(made) == [*STEP_NAMES[:-1], *arms]
+
+
+def test_the_choices_of_the_method():
+    choices = {name: get_args(f.annotation) for name, f in MethodConfig.model_fields.items()}
+    assert choices == {**METHOD_CHOICES, **dict.fromkeys(METHOD_NUMBERS, ())}
+
+
+def test_the_reasons_for_which_ingest_refuses():
+    files = [*(HOME / "tasks/ingest").glob("*.py"), *(HOME / "tasks/sources").glob("*.py")]
+    assert set().union(*map(reasons, files)) == INGEST_REASONS
+
+
+def test_the_reasons_for_which_validate_refuses():
+    config = ValidateConfig(type_with_level_zero="reject", unsafe_target="reject")
+    assert {rule.reason for rule in rules(config, load_taxonomy())} == VALIDATE_REASONS
+    default = rules(ValidateConfig(), load_taxonomy())
+    assert {rule.action for rule in default} == {"quarantine", "clean_by_level", "concept"}
+
+
+def reasons(file: Path) -> set[str]:
+    """The reason codes that a file writes: an argument of RawReject or Refusal."""
+    tree = ast.parse(file.read_text())
+    names = {
+        target.id: node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    return {code for call in calls(tree) for code in texts(call, names)}
+
+
+def calls(tree: ast.AST) -> Iterator[ast.expr]:
+    """The argument that holds the reason, of every call of the two classes."""
+    place = {"RawReject": 1, "Refusal": 0}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in place:
+            yield node.args[place[node.func.id]]
+
+
+def texts(value: ast.expr, names: dict[str, ast.expr]) -> Iterator[str]:
+    """The texts that an expression may be; a reason handed on from a Refusal has been seen."""
+    if isinstance(value, ast.Constant):
+        yield value.value
+    elif isinstance(value, ast.IfExp):
+        yield from texts(value.body, names)
+        yield from texts(value.orelse, names)
+    elif isinstance(value, ast.Name):
+        yield from texts(names[value.id], names)
+    else:
+        assert ast.unparse(value) == "refusal.reason", ast.unparse(value)

@@ -1,0 +1,560 @@
+"""Training's parts: what a batch holds, what each loss counts, and that workers add up to one.
+
+Run as a script, this file is the second worker of the test with two (see `_second_worker`).
+"""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.distributed as dist
+from PIL import Image
+
+from infra.store import Store
+from model.backbone import Backbone
+from model.hints import load_hints
+from model.lora import add_lora, lora_parameters
+from model.prompts import teach
+from model.psavlm import PsaVlm
+from model.stages import freeze_for
+from model.steps import seed_step
+from model.tiny_llava import new_llava, new_processor, new_tokenizer
+from schemas.artifact import Artifact
+from schemas.config import BaseConfig, EncodeConfig, MethodConfig, PartConfig, Stage, TrainConfig
+from schemas.errors import DataError
+from schemas.presets import Parameters, resolve
+from schemas.samples import IMAGES, ROWS, Message
+from schemas.taxonomy import load_taxonomy
+from tasks.base_model import FOLDER
+from tasks.encode import FEATURES, INDEX, FeatureCache, encode
+from tasks.progress import progress
+from tasks.train import Inputs
+from tasks.train.data import Item, TrainingData, calibration_items, to_items
+from tasks.train.job import Job
+from tasks.train.loop import LOSSES, Worker, _backward, _hint
+from tasks.train.watch import Reporter, watching
+
+torch.set_num_threads(1)
+TAXONOMY = load_taxonomy()
+WORDS = ["USER: how many red shapes are there ? ASSISTANT: two red circles and a square"] * 4
+METHOD = MethodConfig(tokens=4, attention_heads=4, lora_rank=2, lora_alpha=4, lora_dropout=0.0)
+PART = PartConfig(steps=6, global_batch=8, lr=1e-3)
+PARTS = {
+    Stage.CONCEPTS: {"concept": PART, "tokens": PartConfig(**{**dict(PART), "hint_share": 1.0})},
+    Stage.ALIGNMENT: {"lora": PART},
+}
+WIDTH, IMAGE_COUNT, ROW_COUNT = 32, 11, 20
+
+
+# --- a small training set on disk: some rows have no answer, some no image ---
+
+
+def image_name(number: int) -> str:
+    return hashlib.sha256(f"image {number}".encode()).hexdigest()
+
+
+def row(number: int, **changes) -> dict:
+    risky = number % 3 == 0
+    turns = [{"role": "user", "text": f"how many {'red ' * (number % 4)}shapes ?"}]
+    answered = number not in (1, 5, 6, 14)
+    if answered:
+        turns.append({"role": "assistant", "text": "two circles" + " and a square" * (number % 3)})
+    return {
+        "sample_id": f"{number:04d}",
+        "image_ids": [] if number % 5 == 2 else [image_name(number % IMAGE_COUNT)],
+        "source": "s",
+        "source_key": str(number),
+        "split": "train",
+        "messages": turns,
+        "risk_type": TAXONOMY.type_ids[number % 6] if risky else "clean",
+        "risk_level": 1 + number % 2 if risky else 0,
+        "supervises": "both" if answered else "concept",
+        "language": "",
+        "licence": "",
+        "group_id": str(number),
+        "extra": "{}",
+        **changes,
+    }
+
+
+CONTENT = [row(number) for number in range(ROW_COUNT)]
+# Longer than one pass of the rows, no multiple of a batch, and uneven between two halves of one.
+PLAN = [(7 * i + i // ROW_COUNT) % ROW_COUNT for i in range(28)]
+
+
+def write_set(folder: Path) -> Path:
+    """`balanced/` and `features/` as their steps leave them; rows in two parts, last part first."""
+    (folder / "balanced" / "rows").mkdir(parents=True)
+    (folder / "features").mkdir()
+    for number, part in enumerate((CONTENT[9:], CONTENT[:9])):
+        name = folder / "balanced" / "rows" / f"part-{number}.parquet"
+        pq.write_table(pa.Table.from_pylist(part, ROWS), name)
+    plan = pa.table({"row": pa.array(PLAN, pa.int32())})
+    pq.write_table(plan, folder / "balanced" / "plan.parquet")
+    features = np.random.default_rng(0).normal(size=(IMAGE_COUNT, 64, WIDTH)).astype(np.float32)
+    np.save(folder / "features" / FEATURES, features)
+    index = pa.table({"image_id": [image_name(i) for i in range(IMAGE_COUNT)]})
+    pq.write_table(index, folder / "features" / INDEX)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_set(tmp_path_factory.mktemp("set"))
+
+
+def new_data(folder: Path) -> TrainingData:
+    return TrainingData(folder / "balanced", folder / "features", TAXONOMY)
+
+
+@pytest.fixture(scope="module")
+def data(folder) -> TrainingData:
+    return new_data(folder)
+
+
+def address(step: str, root: str = "root") -> Artifact:
+    return Artifact(uri=f"{root}/{step}/{'0' * 24}", step=step, fingerprint="0" * 24)
+
+
+def new_job(stage: Stage, root: Path) -> Job:
+    config = TrainConfig(stage=stage, parts=PARTS[stage], method=METHOD)
+    roles = {"base": "base_model", "balanced": "balance", "features": "encode"}
+    inputs = {role: address(step) for role, step in {**roles, "labelled": "validate"}.items()}
+    return Job(
+        config=config,
+        inputs=Inputs(**inputs),
+        root=str(root / "store"),
+        progress=str(root / "store" / "progress.json"),
+    )
+
+
+def new_backbone() -> Backbone:
+    tokenizer = new_tokenizer(WORDS)
+    llava = new_llava(BaseConfig(width=WIDTH, layers=3, heads=4), tokenizer)
+    return Backbone(llava, tokenizer, new_processor(tokenizer).image_processor)
+
+
+def new_worker(folder: Path, stage: Stage, *, rank: int = 0, world: int = 1) -> Worker:
+    """One worker's state, the same in every process."""
+    job = new_job(stage, folder)
+    model = PsaVlm.new(new_backbone(), METHOD, types=7, levels=4)
+    if stage is Stage.ALIGNMENT:
+        add_lora(model.backbone, METHOD)
+        with torch.no_grad():  # B starts at 0, and then A has no gradient to compare
+            for name, parameter in lora_parameters(model.backbone).items():
+                if ".lora_B." in name:
+                    parameter.normal_(std=0.02, generator=torch.Generator().manual_seed(1))
+    hints = load_hints("default", taxonomy=TAXONOMY)
+    reporter = Reporter(job, rank)
+    return Worker(job, model, new_data(folder), TAXONOMY, hints, rank, world, reporter)
+
+
+@pytest.fixture(scope="module")
+def worker(folder) -> Worker:
+    return new_worker(folder, Stage.CONCEPTS)
+
+
+def holding(worker: Worker, numbers: list[int]) -> Worker:
+    """A worker whose only batch are these rows."""
+    parts = new_data(Path(worker.job.root).parent)
+    parts.plan = np.array(numbers)
+    return Worker(**{**vars(worker), "data": parts})
+
+
+def loss_of(worker: Worker, name: str, numbers: list[int], **changes) -> torch.Tensor:
+    part = PartConfig(**{**dict(PART), "global_batch": len(numbers), **changes})
+    return LOSSES[name](holding(worker, numbers), 0, part)
+
+
+# --- data ---
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_every_world_size_gives_the_same_items_in_every_global_batch(data, world):
+    for step in range(8):
+        alone = [item.sample_id for item in data.batch(step, 8, 0, 1)]
+        shares = [[i.sample_id for i in data.batch(step, 8, rank, world)] for rank in range(world)]
+        assert {len(share) for share in shares} == {8 // world}
+        assert [name for share in shares for name in share] == alone
+
+
+def test_batches_follow_the_plan_over_rows_by_id_and_begin_again_at_its_end(data):
+    taken = [item.sample_id for step in range(8) for item in data.batch(step, 8, 0, 1)]
+    assert taken == [f"{PLAN[i % len(PLAN)]:04d}" for i in range(64)]
+
+
+def test_items_carry_class_numbers_and_may_be_text_alone(data):
+    items = {item.sample_id: item for step in range(4) for item in data.batch(step, 8, 0, 1)}
+    assert len(items) == ROW_COUNT
+    for number, stated in enumerate(CONTENT):
+        item = items[f"{number:04d}"]
+        assert TAXONOMY.type_ids[item.risk_type] == stated["risk_type"]
+        assert item.risk_level == stated["risk_level"]
+        assert item.teaches_language == (stated["supervises"] == "both")
+        assert [item.image_id] == (stated["image_ids"] or [None])
+        assert item.question == stated["messages"][0]["text"]
+    assert {item.teaches_language for item in items.values()} == {True, False}
+
+
+def test_features_come_in_the_order_of_the_items_that_have_an_image(data):
+    items = to_items([CONTENT[i] for i in (3, 2, 0, 12, 3)], TAXONOMY)
+    assert [item.image_id is None for item in items] == [False, True, False, True, False]
+    found = data.images(items)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, torch.from_numpy(np.array(data.features.rows[[3, 0, 3]])))
+
+
+def test_calibration_items_are_that_split_with_images_by_id(tmp_path):
+    (tmp_path / "rows").mkdir()
+    rows = [row(i, split="calibration" if i % 2 else "train") for i in range(ROW_COUNT)]
+    pq.write_table(pa.Table.from_pylist(rows[::-1], ROWS), tmp_path / "rows" / "part-0.parquet")
+    items = calibration_items(tmp_path, TAXONOMY)
+    expected = [r["sample_id"] for r in rows if r["split"] == "calibration" and r["image_ids"]]
+    assert [item.sample_id for item in items] == expected and expected
+
+
+# --- losses of one worker ---
+
+
+def test_the_concept_loss_is_that_of_the_items_with_an_image(worker):
+    freeze_for(worker.model, Stage.CONCEPTS, "concept")
+    seen = to_items([CONTENT[i] for i in (0, 1, 3)], TAXONOMY)
+    expected = worker.model.concept_batch_loss(
+        worker.data.images(seen),
+        [item.question for item in seen],
+        torch.tensor([item.risk_type for item in seen]),
+        torch.tensor([item.risk_level for item in seen]),
+        weight=10.0,
+    )
+    # 2 and 7 are text alone; 1 has no answer and counts here all the same.
+    found = loss_of(worker, "concept", [0, 2, 1, 7, 3])
+    assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_a_batch_of_text_alone_teaches_no_concept_but_gives_every_gradient(worker):
+    names = freeze_for(worker.model, Stage.CONCEPTS, "concept")
+    parameters = [worker.model.get_parameter(name) for name in names]
+    worker.model.zero_grad(set_to_none=True)
+    assert _backward(loss_of(worker, "concept", [2, 7]), parameters) == 0.0
+    assert all(p.grad is not None and not p.grad.any() for p in parameters)
+
+
+def test_the_language_loss_is_the_mean_over_the_answers_that_may_be_taught(worker):
+    freeze_for(worker.model, Stage.CONCEPTS, "tokens")
+    taught = [0, 2, 3, 7, 4]  # 2 and 7 without an image
+    items = to_items([CONTENT[i] for i in taught], TAXONOMY)
+    features = [None if i.image_id is None else worker.data.images([i])[0] for i in items]
+    prompts = [teach(*(message.text for message in item.messages)) for item in items]
+    total, count = worker.model.language_batch_sum(features, prompts)
+    found = loss_of(worker, "tokens", [0, 1, 2, 3, 5, 7, 4])  # 1 and 5 have only a label
+    assert found.item() == pytest.approx((total / count).item(), abs=1e-5)
+
+
+def test_an_answer_that_may_not_be_taught_changes_nothing(worker, monkeypatch):
+    """A concept-only row may carry an answer, for a risky one that complies: it is masked."""
+    freeze_for(worker.model, Stage.CONCEPTS, "tokens")
+    told = row(3, supervises="concept")
+    assert len(told["messages"]) == 2
+    batches = [[CONTENT[0], told], [CONTENT[0]]]
+    losses = []
+    for rows in batches:
+        items = to_items(rows, TAXONOMY)
+        monkeypatch.setattr(TrainingData, "batch", lambda *_, items=items: items)
+        losses.append(LOSSES["tokens"](worker, 0, PART).item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_a_batch_without_an_answer_is_no_language_loss_and_no_gradient(folder, worker):
+    second = new_worker(folder, Stage.ALIGNMENT)
+    for own, name in ((worker, "tokens"), (second, "lora")):
+        names = freeze_for(own.model, own.job.config.stage, name)
+        parameters = [own.model.get_parameter(n) for n in names]
+        own.model.zero_grad(set_to_none=True)
+        assert _backward(loss_of(own, name, [1, 5]), parameters) == 0.0
+        assert all(p.grad is not None and not p.grad.any() for p in parameters)
+
+
+def test_gradients_of_unused_parameters_are_zeros_and_used_ones_stay():
+    used, unused = (torch.nn.Parameter(torch.ones(2, 3)) for _ in range(2))
+    assert _backward((used * 2).sum(), [used, unused]) == 12.0
+    assert torch.equal(used.grad, torch.full((2, 3), 2.0))
+    assert torch.equal(unused.grad, torch.zeros(2, 3))
+
+
+def test_with_hint_puts_the_hint_of_the_true_label_before_the_question(worker):
+    freeze_for(worker.model, Stage.CONCEPTS, "tokens")
+    risky, clean = to_items([CONTENT[0], CONTENT[4]], TAXONOMY)
+    text = worker.hints.text_for("politics", 1, taxonomy=TAXONOMY)
+    assert "politics" in text
+    assert (_hint(worker, risky), _hint(worker, clean)) == (text, "")
+    question, answer = (message.text for message in risky.messages)
+    features = worker.data.images([risky])
+    for share, hint in ((1.0, text), (0.0, "")):
+        prompt = teach(question, answer, hint=hint)
+        total, count = worker.model.language_batch_sum(features, [prompt])
+        found = loss_of(worker, "tokens", [0], hint_share=share)
+        assert found.item() == pytest.approx((total / count).item(), abs=1e-5)
+    alike = [loss_of(worker, "tokens", [4], hint_share=share).item() for share in (1.0, 0.0)]
+    assert alike[0] == alike[1]
+    unlike = [loss_of(worker, "tokens", [0], hint_share=share).item() for share in (1.0, 0.0)]
+    assert unlike[0] != pytest.approx(unlike[1], abs=1e-3)
+
+
+# --- two workers ---
+
+
+def steps(folder: Path, *, rank: int, world: int) -> dict[str, list[torch.Tensor]]:
+    """Per part: loss and gradients of some steps, as the loop computes them."""
+    found = {}
+    for stage, parts in PARTS.items():
+        worker = new_worker(folder, stage, rank=rank, world=world)
+        worker.model.train()
+        for name, part in parts.items():
+            names = freeze_for(worker.model, stage, name)
+            parameters = [worker.model.get_parameter(n) for n in names]
+            found[name] = []
+            for step in range(4):
+                seed_step(0, step, rank)
+                worker.model.zero_grad(set_to_none=True)
+                loss = _backward(LOSSES[name](worker, step, part), parameters)
+                gradients = [p.grad.reshape(-1) for p in parameters]
+                found[name].append(torch.cat([torch.tensor([loss]), *gradients]))
+    return found
+
+
+def _meet(folder: Path, rank: int) -> None:
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meeting",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=90),
+    )
+
+
+def _second_worker(folder: Path) -> None:
+    """What the second process of the test runs."""
+    _meet(folder, rank=1)
+    torch.save(steps(folder, rank=1, world=2), folder / "second.pt")
+    dist.destroy_process_group()
+
+
+def test_two_workers_have_the_loss_and_the_gradients_of_one(folder, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    data = new_data(folder)
+    halves = [[data.batch(step, 8, rank, 2) for rank in (0, 1)] for step in range(4)]
+    uneven = [
+        [sum(i.image_id is not None for i in half) for half in pair]
+        + [sum(i.teaches_language for i in half) for half in pair]
+        for pair in halves
+    ]
+    # A mean of the workers' means would be wrong here.
+    assert any(a != b for a, b, _, _ in uneven) and any(c != d for _, _, c, d in uneven)
+    alone = steps(folder, rank=0, world=1)
+    other = subprocess.Popen(
+        [sys.executable, __file__, str(folder)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        _meet(folder, rank=0)
+        first = steps(folder, rank=0, world=2)
+        dist.destroy_process_group()
+        assert other.wait(60) == 0, other.stderr.read()
+    finally:
+        other.kill()
+        other.communicate()
+    second = torch.load(folder / "second.pt")
+    for name, expected in alone.items():
+        assert len(expected) == 4 and all(float(e[0]) > 0 for e in expected)
+        for one, mine, theirs in zip(expected, first[name], second[name], strict=True):
+            assert torch.equal(mine, theirs)
+            assert float(mine[0]) == pytest.approx(float(one[0]), abs=1e-4)
+            assert torch.allclose(mine, one, atol=1e-4, rtol=1e-3)
+            assert one[1:].abs().max() > 1e-3
+
+
+# --- watching ---
+
+
+def test_rank_zero_writes_how_far_it_is_and_the_others_write_nothing(tmp_path):
+    job = new_job(Stage.CONCEPTS, tmp_path)
+    Path(job.root).mkdir()
+    silent, told = Reporter(job, 1), Reporter(job, 0)
+    assert silent.step("concept", 1, PART, 2.5, 0.5) == pytest.approx(16.0)
+    assert not Path(job.progress).exists()
+    assert told.step("concept", 1, PART, 2.5, 0.5) == pytest.approx(16.0)
+    expected = {"part": "concept", "step": 1, "steps": 6, "loss": 2.5, "samples_per_s": 16.0}
+    assert json.loads(Path(job.progress).read_text()) == {**expected, "pid": os.getpid()}
+    # Within a moment of the last note nothing is written, but the last step always is.
+    told.step("concept", 2, PART, 2.0, 1.0)
+    assert json.loads(Path(job.progress).read_text())["step"] == 1
+    assert told.step("concept", 6, PART, 1.0, 1.0) == pytest.approx(8.0)
+    assert json.loads(Path(job.progress).read_text())["step"] == 6
+
+
+def test_the_driver_shows_the_steps_of_all_parts_as_one_count(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tasks.train.watch.POLL_S", 0.01)
+    monkeypatch.setattr("tasks.progress.LINE_EVERY_S", 0.0)
+    job = new_job(Stage.CONCEPTS, tmp_path)
+    Path(job.root).mkdir()
+    shown = ""
+    with watching(Store(job.root), job.progress, job.config):
+        time.sleep(0.05)  # nothing there yet, and then something half-written
+        Path(job.progress).write_text('{"part": "tok')
+        time.sleep(0.05)
+        assert not capsys.readouterr().err
+        Reporter(job, 0).step("tokens", 2, PART, 1.5, 0.5)
+        end = time.monotonic() + 10
+        while "\n" not in shown and time.monotonic() < end:
+            time.sleep(0.01)
+            shown += capsys.readouterr().err
+    assert shown.splitlines()[0] == "stage1  8/12  tokens  loss 1.5  16.0 samples/s"
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch, capsys):
+    with progress("encode", 3) as tick:
+        tick(1, "images")
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr("tasks.progress.LINE_EVERY_S", 0.0)
+    with progress("encode", 3) as tick:
+        tick(1, "images")
+        tick(3, "images")
+    assert capsys.readouterr() == ("", "encode  1/3  images\nencode  3/3  images\n")
+
+
+# --- the job ---
+
+
+def test_a_job_goes_to_its_workers_as_plain_json_and_comes_back(tmp_path):
+    preset = resolve(Parameters(preset="tiny"))
+    for config, start in ((preset.stage1, None), (preset.stage2, address("stage1"))):
+        inputs = Inputs(**{**dict(new_job(config.stage, tmp_path).inputs), "start": start})
+        job = Job(config=config, inputs=inputs, root="s3://bucket/root", progress="p")
+        assert Job.model_validate(json.loads(json.dumps(job.model_dump(mode="json")))) == job
+        roles = {"base", "balanced", "features", "labelled"} | ({"start"} if start else set())
+        assert job.inputs.parents().keys() == roles
+
+
+# --- encode ---
+
+
+def png(number: int) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (40, 48, 3), np.uint8)
+    stream = io.BytesIO()
+    # One in another mode: it must become RGB before the encoder sees it.
+    Image.fromarray(pixels if number else pixels[..., 0]).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory):
+    """Store, base, samples (7 images), and labelled rows that use five of them, one twice."""
+    store = Store(str(tmp_path_factory.mktemp("store")))
+    encoded = {hashlib.sha256(png(i)).hexdigest(): png(i) for i in range(7)}
+    backbone = new_backbone()
+    used = list(encoded)[:5]
+
+    def base(folder: Path) -> dict[str, int]:
+        backbone.llava.save_pretrained(folder / FOLDER)
+        new_processor(backbone.tokenizer).save_pretrained(folder / FOLDER)
+        return {}
+
+    def samples(folder: Path) -> dict[str, int]:
+        (folder / "images").mkdir()
+        rows = [
+            {"image_id": i, "bytes": b, "format": "PNG", "width": 48, "height": 40}
+            for i, b in encoded.items()
+        ]
+        for part, content in enumerate((rows[:3], rows[3:])):
+            path = folder / "images" / f"part-{part}.parquet"
+            pq.write_table(pa.Table.from_pylist(content, IMAGES), path)
+        return {}
+
+    def labelled(folder: Path) -> dict[str, int]:
+        (folder / "rows").mkdir()
+        ids = [[used[0]], used[1:3], [used[3]], [used[4]], [used[0]], []]
+        rows = [row(i, image_ids=own) for i, own in enumerate(ids)]
+        pq.write_table(pa.Table.from_pylist(rows, ROWS), folder / "rows" / "part-0.parquet")
+        return {}
+
+    made = {
+        build.__name__: store.artifact(build.__name__, 1, config={}, build=build)
+        for build in (base, samples, labelled)
+    }
+    images = {i: Image.open(io.BytesIO(encoded[i])).convert("RGB") for i in sorted(used)}
+    return store, made, backbone.encode_images(list(images.values())), list(images)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 128])
+def test_features_are_the_backbones_own_in_order_of_image_id(snapshot, batch):
+    store, made, expected, ids = snapshot
+    artifact = encode(EncodeConfig(batch=batch), **made, store=store)
+    assert artifact.counts == {"images": 5}
+    cache = FeatureCache(store.local(artifact))
+    assert list(cache.place) == ids and cache.rows.dtype == np.float32
+    assert torch.allclose(torch.from_numpy(np.array(cache.rows)), expected, atol=1e-5)
+    chosen = cache.batch([ids[3], ids[0], ids[3]])
+    assert torch.allclose(chosen, expected[[3, 0, 3]], atol=1e-5)
+
+
+def test_half_width_features_are_the_same_numbers_rounded(snapshot):
+    store, made, expected, ids = snapshot
+    artifact = encode(EncodeConfig(dtype="bfloat16", batch=2), **made, store=store)
+    cache = FeatureCache(store.local(artifact))
+    assert cache.rows.dtype == np.uint16 and cache.rows.shape == expected.shape
+    found = cache.batch(ids)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, found.bfloat16().float())
+    assert torch.allclose(found, expected, rtol=2**-7, atol=1e-5)
+
+
+def test_an_image_that_is_not_there_is_an_error_and_not_a_row_of_zeros(snapshot):
+    store, made, _, _ = snapshot
+    lost = hashlib.sha256(b"lost").hexdigest()
+
+    def labelled(folder: Path) -> dict[str, int]:
+        (folder / "rows").mkdir()
+        table = pa.Table.from_pylist([row(0, image_ids=[lost])], ROWS)
+        pq.write_table(table, folder / "rows" / "part-0.parquet")
+        return {}
+
+    strange = store.artifact("labelled", 1, config={"strange": True}, build=labelled)
+    with pytest.raises(DataError, match=lost):
+        encode(EncodeConfig(), **{**made, "labelled": strange}, store=store)
+
+
+def test_rows_of_text_alone_have_no_features(snapshot):
+    store, made, _, _ = snapshot
+
+    def labelled(folder: Path) -> dict[str, int]:
+        (folder / "rows").mkdir()
+        table = pa.Table.from_pylist([row(0, image_ids=[])], ROWS)
+        pq.write_table(table, folder / "rows" / "part-0.parquet")
+        return {}
+
+    text = store.artifact("labelled", 1, config={"text": True}, build=labelled)
+    artifact = encode(EncodeConfig(), **{**made, "labelled": text}, store=store)
+    assert artifact.counts == {"images": 0}
+    assert not FeatureCache(store.local(artifact)).place
+
+
+def test_a_question_is_what_the_user_says_first():
+    turns = (Message("user", "a ?"), Message("assistant", "b"), Message("user", "c ?"))
+    assert Item("i", None, turns, 6, 0, teaches_language=True).question == "a ?"
+
+
+if __name__ == "__main__":
+    _second_worker(Path(sys.argv[1]))
