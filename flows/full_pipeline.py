@@ -1,5 +1,6 @@
 """The flow `psavlm`: the whole pipeline under Prefect's eyes."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -33,20 +34,19 @@ def full_pipeline(  # noqa: PLR0913 - a run's parameters are top-level scalars
     until: str | None = None,
 ) -> dict[str, Artifact]:
     """Raw data to an evaluated, safety-aligned model; returns the artifact of every step."""
-    config = resolve(
-        Parameters(
-            preset=preset,
-            sources=sources,
-            base=base,
-            clean_per_unsafe=clean_per_unsafe,
-            stage2_clean_per_unsafe=stage2_clean_per_unsafe,
-            seed=seed,
-        )
-    )
+    asked = {
+        "preset": preset,
+        "sources": sources,
+        "base": base,
+        "clean_per_unsafe": clean_per_unsafe,
+        "stage2_clean_per_unsafe": stage2_clean_per_unsafe,
+        "seed": seed,
+    }
+    config = resolve(Parameters.checked(asked))
     store = Store(root)
     store.check()
     steps = pipeline(config, store=store, do=told(as_task), cluster=cluster)
-    return up_to(steps, checked_until(until))
+    return up_to(steps, checked_until(until, config))
 
 
 def as_task(name: str, step: Callable[..., Artifact], *args: Any, **kwargs: Any) -> Artifact:
@@ -71,6 +71,7 @@ def as_task(name: str, step: Callable[..., Artifact], *args: Any, **kwargs: Any)
 
 async def _worth_retrying(_task: Any, _run: Any, state: State) -> bool:
     """Bad input stays bad; anything else may have been the weather."""
-    outcome: Any = state.result(raise_on_failure=False)
-    error = await outcome
+    error: Any = state.result(raise_on_failure=False)
+    if inspect.isawaitable(error):
+        error = await error
     return not (isinstance(error, PsavlmError) and error.exit_code == 2)

@@ -8,7 +8,7 @@ from schemas.errors import ConfigError
 from tasks.ingest.origin import check_sources
 
 
-def checked_until(until: str | None, config: PipelineConfig | None = None) -> str | None:
+def checked_until(until: str | None, config: PipelineConfig) -> str | None:
     """The name of the last step to run; `evaluate` means all.
 
     Raises:
@@ -16,7 +16,7 @@ def checked_until(until: str | None, config: PipelineConfig | None = None) -> st
     """
     if until is not None and until not in STEPS:
         raise ConfigError(f"until {until!r} is no step; steps: {', '.join(STEPS)}")
-    if until == "world" and config is not None and config.world is None:
+    if until == "world" and config.world is None:
         raise ConfigError(
             "there is no step 'world' in this run: none of its sources lies in the tiny world "
             "(world:...); begin with 'ingest', or leave out your own sources"

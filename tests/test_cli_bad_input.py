@@ -32,6 +32,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
+    # Whatever starts Prefect makes this folder: so "nothing on disk" also says "before Prefect".
+    monkeypatch.setenv("PREFECT_HOME", str(folder / ".psavlm/prefect"))
     monkeypatch.setenv("COLUMNS", "400")  # typer's box must not cut words
     return folder
 

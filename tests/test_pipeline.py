@@ -100,7 +100,7 @@ def test_killed_worker_and_killed_driver_end_with_the_same_bits(
         undisturbed = tiny_run["artifacts"][step]["uri"]
         name = Path(undisturbed).name
         assert _hashes(undisturbed) == _hashes(f"{root}/{step}/{name}")
-    assert not list((root / "runs").iterdir())
+    assert not list(root.glob("runs/*"))
 
 
 def _start(step: str, root: Path, cwd: Path) -> subprocess.Popen:

@@ -413,7 +413,10 @@ def test_every_format_has_an_example_that_can_be_typed(name):
     [
         ("format=table,url=a.csv", "unknown key 'url'; did you mean 'uri'"),
         ("format=table,uri=a.csv,columns.quest=a", "columns.quest: no such field"),
-        ("format=tabel,uri=a.csv", "unknown format 'tabel'; did you mean 'table'? formats: llava, table"),
+        (
+            "format=tabel,uri=a.csv",
+            "unknown format 'tabel'; did you mean 'table'? formats: llava, table",
+        ),
         ("format=table,uri=a.csv,split=trian", "split = 'trian': must be"),
         ("format=table,uri=a.csv,uri=b.csv", "'uri' is given twice"),
         ("format=table", "'uri' is missing"),

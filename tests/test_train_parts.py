@@ -42,7 +42,7 @@ from tasks.progress import progress
 from tasks.train import Inputs
 from tasks.train.data import Item, TrainingData, calibration_items, to_items
 from tasks.train.job import Job
-from tasks.train.loop import LOSSES, Worker, _backward, _hint
+from tasks.train.loop import LOSSES, Worker, _backward, _hint, _hinted
 from tasks.train.watch import Reporter, watching
 
 torch.set_num_threads(1)
@@ -51,7 +51,7 @@ WORDS = ["USER: how many red shapes are there ? ASSISTANT: two red circles and a
 METHOD = MethodConfig(tokens=4, attention_heads=4, lora_rank=2, lora_alpha=4, lora_dropout=0.0)
 PART = PartConfig(steps=6, global_batch=8, lr=1e-3)
 PARTS = {
-    Stage.CONCEPTS: {"concept": PART, "tokens": PartConfig(**{**dict(PART), "hint_share": 1.0})},
+    Stage.CONCEPTS: {"concept": PART, "tokens": PartConfig(**{**dict(PART), "hint_share": 0.5})},
     Stage.ALIGNMENT: {"lora": PART},
 }
 WIDTH, IMAGE_COUNT, ROW_COUNT = 32, 11, 20
@@ -292,7 +292,7 @@ def test_gradients_of_unused_parameters_are_zeros_and_used_ones_stay():
     assert torch.equal(unused.grad, torch.zeros(2, 3))
 
 
-def test_with_hint_puts_the_hint_of_the_true_label_before_the_question(worker):
+def test_a_hinted_prompt_has_the_hint_of_its_true_label_before_the_question(worker):
     freeze_for(worker.model, Stage.CONCEPTS, "tokens")
     risky, clean = to_items([CONTENT[0], CONTENT[4]], TAXONOMY)
     text = worker.hints.text_for("politics", 1, taxonomy=TAXONOMY)
@@ -309,6 +309,20 @@ def test_with_hint_puts_the_hint_of_the_true_label_before_the_question(worker):
     assert alike[0] == alike[1]
     unlike = [loss_of(worker, "tokens", [0], hint_share=share).item() for share in (1.0, 0.0)]
     assert unlike[0] != pytest.approx(unlike[1], abs=1e-3)
+
+
+def test_which_prompts_are_hinted_is_drawn_anew_for_every_step_and_by_hash_alone(worker):
+    item, other = to_items([CONTENT[0], CONTENT[3]], TAXONOMY)
+
+    def drawn(item: Item, share: float) -> list[bool]:
+        return [_hinted(worker, item, step, share) for step in range(800)]
+
+    quarter = drawn(item, 0.25)
+    assert 150 < sum(quarter) < 250
+    assert quarter == drawn(item, 0.25) != drawn(other, 0.25)
+    # A larger share hints at these steps too.
+    assert all(more for more, few in zip(drawn(item, 0.75), quarter, strict=True) if few)
+    assert set(drawn(item, 1.0)) == {True} and set(drawn(item, 0.0)) == {False}
 
 
 # --- two workers ---
@@ -366,14 +380,15 @@ def test_two_workers_have_the_loss_and_the_gradients_of_one(folder, monkeypatch)
         [sys.executable, __file__, str(folder)],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
     )
     try:
         _meet(folder, rank=0)
         first = steps(folder, rank=0, world=2)
-        dist.destroy_process_group()
         assert other.wait(60) == 0, other.stderr.read()
     finally:
+        if dist.is_initialized():  # else the other tests would wait for a worker that is gone
+            dist.destroy_process_group()
         other.kill()
         other.communicate()
     second = torch.load(folder / "second.pt")

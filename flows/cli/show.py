@@ -11,7 +11,6 @@ from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.report import METRICS, ArmReport, Metric
 
-
 TABLE_WIDTH = 100
 
 
