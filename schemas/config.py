@@ -112,9 +112,9 @@ class BaseConfig(Frozen):
     width: Count = 128
     layers: Count = 3
     heads: Count = 4
-    vision_steps: Count = 1000
+    vision_steps: Count = 800
     vision_batch: Count = 32
-    language_steps: Count = 1100
+    language_steps: Count = 900
     threads: Count = 1
     seed: int = 0
 

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
+from infra.parts import parts, read_parts
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import EncodeConfig
 from schemas.errors import DataError
+from schemas.samples import ROWS
 from tasks.base_model import FOLDER
 from tasks.progress import progress
 
@@ -86,7 +87,7 @@ def _encode(
 
 
 def _image_ids(labelled: Path) -> list[str]:
-    lists = pads.dataset(labelled / "rows").to_table(columns=["image_ids"])["image_ids"]
+    lists = read_parts(labelled / "rows", ROWS, columns=["image_ids"])["image_ids"]
     return sorted({image_id for ids in lists.to_pylist() for image_id in ids})
 
 
@@ -98,7 +99,9 @@ def _batches(
 
     from PIL import Image
 
-    for batch in pads.dataset(images).to_batches(columns=["image_id", "bytes"], batch_size=size):
+    files = (pq.ParquetFile(part) for part in parts(images))
+    batches = (b for f in files for b in f.iter_batches(size, columns=["image_id", "bytes"]))
+    for batch in batches:
         ids, decoded = [], []
         for image_id, data in zip(batch["image_id"], batch["bytes"], strict=True):
             if image_id.as_py() in wanted:

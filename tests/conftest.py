@@ -9,6 +9,8 @@ from flows.cli.settings import quiet
 
 quiet()
 os.environ["OMP_NUM_THREADS"] = "1"
+# The dashboard's Train page costs a process per run; nobody looks at it here.
+os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"
 
 
 @pytest.fixture(scope="session")

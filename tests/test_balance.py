@@ -177,7 +177,7 @@ def test_a_row_keeps_everything_and_parts_do_not_matter(tmp_path):
     assert one == many
     known = {r["source_key"]: r for r in content}
     assert all(r == known[r["source_key"]] for r in one)
-    for name in ("plan.parquet", "rows/part-0.parquet"):
+    for name in ("plan.parquet", "rows/part-00000.parquet"):
         files = [pq.read_table(tmp_path / p / "out" / name) for p in ("one", "many")]
         assert files[0].equals(files[1])
 

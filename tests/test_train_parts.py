@@ -42,8 +42,9 @@ from tasks.progress import progress
 from tasks.train import Inputs
 from tasks.train.data import Item, TrainingData, calibration_items, to_items
 from tasks.train.job import Job
-from tasks.train.loop import LOSSES, Worker, _backward, _hint, _hinted
+from tasks.train.loop import LOSSES, _backward, _hint, _hinted
 from tasks.train.watch import Reporter, watching
+from tasks.train.worker import Worker
 
 torch.set_num_threads(1)
 TAXONOMY = load_taxonomy()

@@ -40,7 +40,7 @@ class Pool:
 
 
 def balance(config: BalanceConfig, labelled: Artifact, *, store: Store) -> Artifact:
-    """Labelled -> balanced (`rows/part-0.parquet`, `plan.parquet`), training split only.
+    """Labelled -> balanced (`rows/part-00000.parquet`, `plan.parquet`), training split only.
 
     Counts: in (training rows to choose from), unsafe and clean (items of an epoch), rows
     (distinct), positions (of the plan).
@@ -179,7 +179,7 @@ def _write_rows(labelled: Path, chosen: np.ndarray, folder: Path) -> None:
     """The chosen rows in the order they lie in, which is that of sample_id."""
     (folder / "rows").mkdir()
     start = 0
-    with pq.ParquetWriter(folder / "rows" / "part-0.parquet", ROWS) as writer:
+    with pq.ParquetWriter(folder / "rows" / "part-00000.parquet", ROWS) as writer:
         for path in parts(labelled / "rows"):
             size = pq.read_metadata(path).num_rows
             here = chosen[(chosen >= start) & (chosen < start + size)] - start

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
+from infra.parts import read_parts
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import EvaluateConfig
 from schemas.errors import DataError
 from schemas.report import ArmReport
+from schemas.samples import ROWS
 from schemas.taxonomy import load_taxonomy
 from tasks.base_model import FOLDER
 from tasks.encode import FeatureCache
@@ -85,7 +86,8 @@ def _evaluate(
 
 
 def _test_rows(labelled: Path) -> list[dict[str, Any]]:
-    table = pads.dataset(labelled / "rows").to_table(filter=pc.field("split") == "test")
+    table = read_parts(labelled / "rows", ROWS)
+    table = table.filter(pc.equal(table["split"], "test"))
     if not table.num_rows:
         raise DataError(
             "no row is in the test split, so nothing can be evaluated: give a source with "

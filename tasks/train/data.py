@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from schemas.samples import Message
+from infra.parts import read_parts
+from schemas.samples import ROWS, Message
 from schemas.taxonomy import Taxonomy
 from tasks.encode import FeatureCache
 
@@ -53,9 +53,8 @@ def to_items(rows: list[dict[str, Any]], taxonomy: Taxonomy) -> list[Item]:
 
 def calibration_items(labelled: Path, taxonomy: Taxonomy) -> list[Item]:
     """The calibration split's items that have an image."""
-    table = pads.dataset(labelled / "rows").to_table(
-        columns=COLUMNS, filter=pc.field("split") == "calibration"
-    )
+    table = read_parts(labelled / "rows", ROWS, columns=[*COLUMNS, "split"])
+    table = table.filter(pc.equal(table["split"], "calibration"))
     items = to_items(table.sort_by("sample_id").to_pylist(), taxonomy)
     return [item for item in items if item.image_id is not None]
 
@@ -64,7 +63,7 @@ class TrainingData:
     """Balanced rows in the plan's order, with features by image; the plan repeats when it ends."""
 
     def __init__(self, balanced: Path, features: Path, taxonomy: Taxonomy) -> None:
-        rows = pads.dataset(balanced / "rows").to_table(columns=COLUMNS)
+        rows = read_parts(balanced / "rows", ROWS, columns=COLUMNS)
         self.rows = rows.sort_by("sample_id")
         self.plan = pq.read_table(balanced / "plan.parquet")["row"].to_numpy()
         self.features = FeatureCache(features)

@@ -7,96 +7,31 @@ plan, dropout from a seed per step. So a killed run that resumes ends with the s
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from infra.store import Store
-from model.backbone import Backbone
-from model.checkpoint import TrainingState, load_model
-from model.hints import Hints, load_hints
-from model.lora import add_lora
+from model.checkpoint import TrainingState
 from model.prompts import Prompt
-from model.psavlm import PsaVlm
 from model.stages import freeze_for
 from model.steps import apply_gradients, new_optimizer, seed_step
-from schemas.config import PartConfig, Stage
-from schemas.taxonomy import Taxonomy, load_taxonomy
-from tasks.base_model import FOLDER
-from tasks.train.data import Item, TrainingData
+from schemas.config import PartConfig
+from tasks.train.data import Item
 from tasks.train.job import Job
 from tasks.train.saving import report_checkpoint, restore, restore_optimizer
-from tasks.train.watch import Reporter
-
-
-@dataclass
-class Worker:
-    """One process of the run and all that its steps need."""
-
-    job: Job
-    model: PsaVlm
-    data: TrainingData
-    taxonomy: Taxonomy
-    hints: Hints
-    rank: int
-    world: int
-    reporter: Reporter
-
-    def is_last(self, state: TrainingState) -> bool:
-        """Whether a state is the end of the whole stage."""
-        name, part = list(self.job.config.parts.items())[-1]
-        return state.part == name and state.step == part.steps
+from tasks.train.worker import Worker, open_worker
 
 
 def train_loop(settings: dict[str, Any]) -> None:
     """Train the parts of one stage from where the last checkpoint stands to the end."""
-    worker = _worker(Job.model_validate(settings))
+    worker = open_worker(Job.model_validate(settings))
     state = restore(worker.model)
     names = list(worker.job.config.parts)
     first = names.index(state.part) if state else 0
     for name in names[first:]:
         _train_part(worker, name, resumed=state if state and state.part == name else None)
-
-
-def _worker(job: Job) -> Worker:
-    import ray.train
-    from ray.train.torch import get_device
-
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    store = Store(job.root)
-    model = _load(job, store).to(get_device())
-    taxonomy = load_taxonomy(job.config.taxonomy)
-    data = TrainingData(
-        store.local(job.inputs.balanced), store.local(job.inputs.features), taxonomy
-    )
-    hints = load_hints(job.config.method.hints, taxonomy=taxonomy)
-    return Worker(job, model, data, taxonomy, hints, rank, world, Reporter(job, rank))
-
-
-def _load(job: Job, store: Store) -> PsaVlm:
-    config = job.config
-    backbone = Backbone.load(str(store.local(job.inputs.base) / FOLDER))
-    if job.inputs.start is not None:
-        model, _ = load_model(store.local(job.inputs.start) / FOLDER, backbone)
-        backbone.freeze()
-    else:
-        taxonomy = load_taxonomy(config.taxonomy)
-        model = PsaVlm.new(
-            backbone,
-            config.method,
-            types=len(taxonomy.types),
-            levels=len(taxonomy.levels),
-            seed=config.seed,
-        )
-    if config.stage is Stage.ALIGNMENT:
-        add_lora(backbone, config.method, seed=config.seed)
-    return model
 
 
 def _train_part(worker: Worker, name: str, *, resumed: TrainingState | None) -> None:

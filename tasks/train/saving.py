@@ -6,7 +6,7 @@ and after the last step `model/`: what the artifact will be.
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,7 @@ from model.tensors import copy_tensors, read_tensors, write_tensors
 from schemas.taxonomy import load_taxonomy
 from tasks.base_model import FOLDER
 from tasks.train.data import calibration_items
-
-if TYPE_CHECKING:
-    from tasks.train.loop import Worker
+from tasks.train.worker import Worker
 
 WEIGHTS, STATE = "weights.safetensors", "state"
 CALIBRATION_BATCH = 256
@@ -59,7 +57,7 @@ def restore_optimizer(
 
 
 def report_checkpoint(
-    worker: "Worker",
+    worker: Worker,
     parameters: dict[str, nn.Parameter],
     optimizer: torch.optim.AdamW,
     state: TrainingState,
@@ -86,7 +84,7 @@ def _weights(model: PsaVlm) -> dict[str, Tensor]:
     return {**{f"safety.{n}": t for n, t in model.safety.state_dict().items()}, **adapter}
 
 
-def _publish(worker: "Worker", folder: Path) -> None:
+def _publish(worker: Worker, folder: Path) -> None:
     job = worker.job
     store = Store(job.root)
     if job.inputs.start is None:
@@ -105,7 +103,7 @@ def _publish(worker: "Worker", folder: Path) -> None:
 
 
 @torch.no_grad()
-def _calibrate(worker: "Worker", store: Store) -> GuardPolicy:
+def _calibrate(worker: Worker, store: Store) -> GuardPolicy:
     """Temperatures and threshold from the calibration split, which no part has trained on."""
     worker.model.eval()
     taxonomy = load_taxonomy(worker.job.config.taxonomy)

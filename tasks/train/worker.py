@@ -1,0 +1,76 @@
+"""One process of a training run: its model, its data, its place among the others."""
+
+from dataclasses import dataclass
+
+import torch
+
+from infra.store import Store
+from model.backbone import Backbone
+from model.checkpoint import TrainingState, load_model
+from model.hints import Hints, load_hints
+from model.lora import add_lora
+from model.psavlm import PsaVlm
+from schemas.config import Stage
+from schemas.taxonomy import Taxonomy, load_taxonomy
+from tasks.base_model import FOLDER
+from tasks.train.data import TrainingData
+from tasks.train.job import Job
+from tasks.train.watch import Reporter
+
+
+@dataclass
+class Worker:
+    """One process of the run and all that its steps need."""
+
+    job: Job
+    model: PsaVlm
+    data: TrainingData
+    taxonomy: Taxonomy
+    hints: Hints
+    rank: int
+    world: int
+    reporter: Reporter
+
+    def is_last(self, state: TrainingState) -> bool:
+        """Whether a state is the end of the whole stage."""
+        name, part = list(self.job.config.parts.items())[-1]
+        return state.part == name and state.step == part.steps
+
+
+def open_worker(job: Job) -> Worker:
+    """All that this process needs, read from the store; called inside a Ray Train worker."""
+    import ray.train
+    from ray.train.torch import get_device
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    store = Store(job.root)
+    model = _load(job, store).to(get_device())
+    taxonomy = load_taxonomy(job.config.taxonomy)
+    data = TrainingData(
+        store.local(job.inputs.balanced), store.local(job.inputs.features), taxonomy
+    )
+    hints = load_hints(job.config.method.hints, taxonomy=taxonomy)
+    return Worker(job, model, data, taxonomy, hints, rank, world, Reporter(job, rank))
+
+
+def _load(job: Job, store: Store) -> PsaVlm:
+    config = job.config
+    backbone = Backbone.load(str(store.local(job.inputs.base) / FOLDER))
+    if job.inputs.start is not None:
+        model, _ = load_model(store.local(job.inputs.start) / FOLDER, backbone)
+        backbone.freeze()
+    else:
+        taxonomy = load_taxonomy(config.taxonomy)
+        model = PsaVlm.new(
+            backbone,
+            config.method,
+            types=len(taxonomy.types),
+            levels=len(taxonomy.levels),
+            seed=config.seed,
+        )
+    if config.stage is Stage.ALIGNMENT:
+        add_lora(backbone, config.method, seed=config.seed)
+    return model
