@@ -46,6 +46,11 @@ def fingerprint(
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
 
 
+def content_hash(value: Any) -> str:
+    """The sha256 of a value's canonical JSON: what a settings file says, not where it lies."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
 def canonical(value: Any) -> str:
     """Write a value as JSON with sorted keys and no spaces: equal values give equal text.
 

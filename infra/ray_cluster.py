@@ -5,6 +5,7 @@ HTTP pages listen on 127.0.0.1. Ray's internal ports listen on all interfaces an
 
 import os
 import secrets
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,9 @@ def join(address: str = "", *, cpus: int, state: Path = Path(".psavlm")) -> Clus
 
 
 def leave() -> None:
-    """Disconnect; a local cluster stops."""
-    import ray
-
-    if ray.is_initialized():
+    """Disconnect; a local cluster stops. A run that never trained has not even imported Ray."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
         ray.shutdown()
 
 

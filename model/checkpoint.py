@@ -22,6 +22,7 @@ from model.tensors import copy_tensors, read_tensors, write_tensors
 from schemas.config import MethodConfig, Stage
 from schemas.errors import ConfigError, StorageError
 from schemas.frozen import Frozen
+from schemas.hints import Hints
 from schemas.taxonomy import Taxonomy
 
 CARD, SAFETY = "model.json", "safety.safetensors"
@@ -44,6 +45,7 @@ class ModelCard(Frozen):
     stage: Stage
     method: MethodConfig
     taxonomy: Taxonomy
+    hints: Hints
     base: BaseReference
     vision_dim: int
     llm_dim: int
@@ -61,13 +63,14 @@ class TrainingState(Frozen):
     note: dict[str, Any] = {}
 
 
-def save_model(
+def save_model(  # noqa: PLR0913 - the fields of the card
     folder: Path,
     model: PsaVlm,
     *,
     stage: Stage,
     method: MethodConfig,
     taxonomy: Taxonomy,
+    hints: Hints,
     base: BaseReference,
     policy: GuardPolicy | None = None,
 ) -> ModelCard:
@@ -76,6 +79,7 @@ def save_model(
         stage=stage,
         method=method,
         taxonomy=taxonomy,
+        hints=hints,
         base=base,
         vision_dim=model.backbone.vision_dim,
         llm_dim=model.backbone.llm_dim,

@@ -9,12 +9,12 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from model.hints import Hints, load_hints
 from model.policy import GuardPolicy, Verdict, decide, fit_policy, forced, risk_score
 from model.prompts import ask
 from model.psavlm import Features, PsaVlm
 from schemas.errors import ConfigError
 from schemas.frozen import Frozen
+from schemas.hints import Hints, load_hints
 from schemas.taxonomy import Taxonomy
 
 __all__ = [

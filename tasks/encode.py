@@ -16,7 +16,7 @@ from schemas.artifact import Artifact
 from schemas.config import EncodeConfig
 from schemas.errors import DataError
 from schemas.samples import ROWS
-from tasks.base_model import FOLDER
+from tasks.base_model import FOLDER, libraries
 from tasks.progress import progress
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def encode(
         VERSION,
         config=config,
         parents={"labelled": labelled, "base": base},
+        inputs=libraries(),
         build=lambda folder: _encode(
             config, store.local(labelled), store.local(samples), store.local(base) / FOLDER, folder
         ),

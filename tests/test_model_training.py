@@ -26,6 +26,7 @@ from model.tensors import read_tensors, write_tensors
 from model.tiny_llava import new_llava, new_processor, new_tokenizer
 from schemas.config import BaseConfig, MethodConfig, PartConfig, Stage
 from schemas.errors import ConfigError, StorageError, TrainingError
+from schemas.hints import load_hints
 from schemas.taxonomy import load_taxonomy
 
 torch.set_num_threads(1)
@@ -328,6 +329,7 @@ def saved(model, folder, *, stage=Stage.ALIGNMENT):
         stage=stage,
         method=METHOD,
         taxonomy=load_taxonomy(),
+        hints=load_hints("default", taxonomy=load_taxonomy()),
         base=BaseReference(name="base/1", revision="r"),
     )
 
@@ -370,7 +372,15 @@ def test_a_seventh_type_is_published_by_its_taxonomy(features, tmp_path):
     larger = taxonomy.model_copy(update={"types": (extra, *taxonomy.types)})
     model = new_model(types=len(larger.types))
     base = BaseReference(name="base/1")
-    save_model(tmp_path, model, stage=Stage.CONCEPTS, method=METHOD, taxonomy=larger, base=base)
+    save_model(
+        tmp_path,
+        model,
+        stage=Stage.CONCEPTS,
+        method=METHOD,
+        taxonomy=larger,
+        hints=load_hints("default", taxonomy=larger),
+        base=base,
+    )
     again, card = load_model(tmp_path, new_backbone())
     assert card.taxonomy.type_ids[0] == "weather"
     assert again.concept_logits(features, QUESTIONS)[0].shape == (4, 8)

@@ -23,7 +23,6 @@ from PIL import Image
 
 from infra.store import Store
 from model.backbone import Backbone
-from model.hints import load_hints
 from model.lora import add_lora, lora_parameters
 from model.prompts import teach
 from model.psavlm import PsaVlm
@@ -33,6 +32,7 @@ from model.tiny_llava import new_llava, new_processor, new_tokenizer
 from schemas.artifact import Artifact
 from schemas.config import BaseConfig, EncodeConfig, MethodConfig, PartConfig, Stage, TrainConfig
 from schemas.errors import DataError
+from schemas.hints import load_hints
 from schemas.presets import Parameters, resolve
 from schemas.samples import IMAGES, ROWS, Message
 from schemas.taxonomy import load_taxonomy
@@ -48,6 +48,7 @@ from tasks.train.worker import Worker
 
 torch.set_num_threads(1)
 TAXONOMY = load_taxonomy()
+HINTS = load_hints("default", taxonomy=TAXONOMY)
 WORDS = ["USER: how many red shapes are there ? ASSISTANT: two red circles and a square"] * 4
 METHOD = MethodConfig(tokens=4, attention_heads=4, lora_rank=2, lora_alpha=4, lora_dropout=0.0)
 PART = PartConfig(steps=6, global_batch=8, lr=1e-3)
@@ -135,6 +136,8 @@ def new_job(stage: Stage, root: Path) -> Job:
     return Job(
         config=config,
         inputs=Inputs(**inputs),
+        taxonomy=TAXONOMY,
+        hints=HINTS,
         root=str(root / "store"),
         progress=str(root / "store" / "progress.json"),
     )
@@ -156,9 +159,7 @@ def new_worker(folder: Path, stage: Stage, *, rank: int = 0, world: int = 1) -> 
             for name, parameter in lora_parameters(model.backbone).items():
                 if ".lora_B." in name:
                     parameter.normal_(std=0.02, generator=torch.Generator().manual_seed(1))
-    hints = load_hints("default", taxonomy=TAXONOMY)
-    reporter = Reporter(job, rank)
-    return Worker(job, model, new_data(folder), TAXONOMY, hints, rank, world, reporter)
+    return Worker(job, model, new_data(folder), rank, world, Reporter(job, rank))
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +297,7 @@ def test_gradients_of_unused_parameters_are_zeros_and_used_ones_stay():
 def test_a_hinted_prompt_has_the_hint_of_its_true_label_before_the_question(worker):
     freeze_for(worker.model, Stage.CONCEPTS, "tokens")
     risky, clean = to_items([CONTENT[0], CONTENT[4]], TAXONOMY)
-    text = worker.hints.text_for("politics", 1, taxonomy=TAXONOMY)
+    text = HINTS.text_for("politics", 1, taxonomy=TAXONOMY)
     assert "politics" in text
     assert (_hint(worker, risky), _hint(worker, clean)) == (text, "")
     question, answer = (message.text for message in risky.messages)
@@ -458,7 +459,14 @@ def test_a_job_goes_to_its_workers_as_plain_json_and_comes_back(tmp_path):
     preset = resolve(Parameters(preset="tiny"))
     for config, start in ((preset.stage1, None), (preset.stage2, address("stage1"))):
         inputs = Inputs(**{**dict(new_job(config.stage, tmp_path).inputs), "start": start})
-        job = Job(config=config, inputs=inputs, root="s3://bucket/root", progress="p")
+        job = Job(
+            config=config,
+            inputs=inputs,
+            taxonomy=TAXONOMY,
+            hints=HINTS,
+            root="s3://bucket/root",
+            progress="p",
+        )
         assert Job.model_validate(json.loads(json.dumps(job.model_dump(mode="json")))) == job
         roles = {"base", "balanced", "features", "labelled"} | ({"start"} if start else set())
         assert job.inputs.parents().keys() == roles

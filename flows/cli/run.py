@@ -58,7 +58,10 @@ def _run(
     from flows.full_pipeline import full_pipeline
     from infra import ray_cluster
     from tasks.evaluate.step import read_report
+    from tasks.progress import say
 
+    if not os.environ.get("PREFECT_API_URL"):
+        say("starting Prefect's temporary server")
     try:
         artifacts = full_pipeline(**dict(parameters), root=store.root, cluster=cluster, until=until)
     finally:

@@ -10,7 +10,6 @@ from model.backbone import Backbone
 from model.batches import compose
 from model.checkpoint import load_model
 from model.guard import Answer, GuardedVlm
-from model.hints import load_hints
 from model.prompts import ask
 
 Respond = Callable[[Sequence[Tensor | None], Sequence[str]], list[Answer]]
@@ -33,8 +32,7 @@ def open_arm(base: Path, model: Path | None, *, max_new_tokens: int) -> Respond:
 def open_guarded(model: Path, backbone: Backbone) -> tuple[GuardedVlm, str]:
     """A trained model with taxonomy, hints and policy of its card, and its intervention."""
     trained, card = load_model(model, backbone)
-    hints = load_hints(card.method.hints, taxonomy=card.taxonomy)
-    guarded = GuardedVlm(trained, taxonomy=card.taxonomy, hints=hints, policy=card.policy)
+    guarded = GuardedVlm(trained, taxonomy=card.taxonomy, hints=card.hints, policy=card.policy)
     return guarded, card.method.intervention
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from infra.fingerprint import content_hash
 from infra.parts import read_parts
 from infra.store import Store
 from schemas.artifact import Artifact
@@ -16,7 +17,7 @@ from schemas.errors import DataError
 from schemas.report import ArmReport
 from schemas.samples import ROWS
 from schemas.taxonomy import load_taxonomy
-from tasks.base_model import FOLDER
+from tasks.base_model import FOLDER, libraries
 from tasks.encode import FeatureCache
 from tasks.evaluate.judging import Judge, reference
 from tasks.evaluate.metrics import arm_report
@@ -61,6 +62,7 @@ def evaluate(
         VERSION,
         config={"arm": arm, **config.model_dump()},
         parents=parents,
+        inputs={"taxonomy": content_hash(load_taxonomy(config.taxonomy)), **libraries()},
         build=lambda folder: _evaluate(
             config, arm, {name: store.local(p) for name, p in parents.items()}, folder
         ),

@@ -4,11 +4,10 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from infra.fingerprint import canonical
+from infra.fingerprint import content_hash
 from infra.places import check_folder, expand, folder_identity, identity
 from schemas.config import IngestConfig, SourceConfig
 from schemas.errors import ConfigError
-from schemas.frozen import Frozen
 from schemas.taxonomy import load_mapping, load_taxonomy
 from tasks.sources import reader_of
 
@@ -72,17 +71,13 @@ def inputs(config: IngestConfig, sources: Mapping[str, SourceConfig]) -> dict[st
 
     What lies in the tiny world is known by the parent's fingerprint instead.
     """
-    found = {"taxonomy": _digest(load_taxonomy(config.taxonomy))}
+    found = {"taxonomy": content_hash(load_taxonomy(config.taxonomy))}
     for name, source in sources.items():
         mapping = source.labels or reader_of(source).labels
-        found[f"labels:{name}"] = _digest(load_mapping(mapping))
+        found[f"labels:{name}"] = content_hash(load_mapping(mapping))
         if not source.uri.startswith(WORLD):
             lines = [f"{file.name}\t{identity(file.uri)}" for file in expand(source.uri)]
             found[f"data:{name}"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
         if source.images and not source.images.startswith(WORLD):
             found[f"images:{name}"] = folder_identity(source.images)
     return found
-
-
-def _digest(value: Frozen) -> str:
-    return hashlib.sha256(canonical(value).encode()).hexdigest()

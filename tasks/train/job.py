@@ -3,6 +3,8 @@
 from schemas.artifact import Artifact
 from schemas.config import TrainConfig
 from schemas.frozen import Frozen
+from schemas.hints import Hints
+from schemas.taxonomy import Taxonomy
 
 
 class Inputs(Frozen):
@@ -25,9 +27,14 @@ class Inputs(Frozen):
 
 
 class Job(Frozen):
-    """A stage, the artifacts it reads, and where rank 0 writes how far it is."""
+    """A stage, the artifacts it reads, and where rank 0 writes how far it is.
+
+    Taxonomy and hints travel by content: a worker elsewhere may not have the files.
+    """
 
     config: TrainConfig
     inputs: Inputs
+    taxonomy: Taxonomy
+    hints: Hints
     root: str
     progress: str

@@ -124,8 +124,8 @@ def _hint(worker: Worker, item: Item) -> str:
     """The hint of an item's true label; none for clean."""
     if item.risk_level == 0:
         return ""
-    risk = worker.taxonomy.type_ids[item.risk_type]
-    return worker.hints.text_for(risk, item.risk_level, taxonomy=worker.taxonomy)
+    risk = worker.job.taxonomy.type_ids[item.risk_type]
+    return worker.job.hints.text_for(risk, item.risk_level, taxonomy=worker.job.taxonomy)
 
 
 def _items(worker: Worker, step: int, part: PartConfig) -> list[Item]:

@@ -24,7 +24,6 @@ from model.lora import lora_parameters
 from model.policy import GuardPolicy, fit_policy
 from model.psavlm import PsaVlm
 from model.tensors import copy_tensors, read_tensors, write_tensors
-from schemas.taxonomy import load_taxonomy
 from tasks.base_model import FOLDER
 from tasks.train.data import calibration_items
 from tasks.train.worker import Worker
@@ -96,7 +95,8 @@ def _publish(worker: Worker, folder: Path) -> None:
         worker.model,
         stage=job.config.stage,
         method=job.config.method,
-        taxonomy=load_taxonomy(job.config.taxonomy),
+        taxonomy=job.taxonomy,
+        hints=job.hints,
         base=BaseReference(name=f"{job.inputs.base.step}/{job.inputs.base.fingerprint}"),
         policy=policy,
     )
@@ -106,8 +106,7 @@ def _publish(worker: Worker, folder: Path) -> None:
 def _calibrate(worker: Worker, store: Store) -> GuardPolicy:
     """Temperatures and threshold from the calibration split, which no part has trained on."""
     worker.model.eval()
-    taxonomy = load_taxonomy(worker.job.config.taxonomy)
-    items = calibration_items(store.local(worker.job.inputs.labelled), taxonomy)
+    items = calibration_items(store.local(worker.job.inputs.labelled), worker.job.taxonomy)
     logits = []
     for first in range(0, len(items), CALIBRATION_BATCH):
         batch = items[first : first + CALIBRATION_BATCH]

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra import ray_cluster
-from infra.fingerprint import fingerprint
+from infra.fingerprint import content_hash, fingerprint
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import TrainConfig
 from schemas.errors import ConfigError, DataError, PsavlmError, TrainingError
+from schemas.hints import load_hints
+from schemas.taxonomy import load_taxonomy
 from tasks.base_model import FOLDER, libraries
 from tasks.progress import say
 from tasks.train.job import Inputs, Job
@@ -51,15 +53,29 @@ def train(config: TrainConfig, inputs: Inputs, *, store: Store, cluster: str = "
             "raise ingest.calibration, or give a source with split=calibration"
         )
     step, parents = config.stage.value, inputs.parents()
-    name = fingerprint(step, VERSION, config=config, parents=parents, inputs=libraries())
+    taxonomy = load_taxonomy(config.taxonomy)
+    hints = load_hints(config.method.hints, taxonomy=taxonomy)
+    outside = {
+        **libraries(),
+        "taxonomy": content_hash(taxonomy),
+        "hints": content_hash(hints),
+    }
+    name = fingerprint(step, VERSION, config=config, parents=parents, inputs=outside)
     run = store.run_folder(step, name)
-    job = Job(config=config, inputs=inputs, root=store.root, progress=f"{run}/progress.json")
+    job = Job(
+        config=config,
+        inputs=inputs,
+        taxonomy=taxonomy,
+        hints=hints,
+        root=store.root,
+        progress=f"{run}/progress.json",
+    )
     artifact = store.artifact(
         step,
         VERSION,
         config=config,
         parents=parents,
-        inputs=libraries(),
+        inputs=outside,
         build=lambda folder: _build(job, store, Path(run).name, folder, cluster),
     )
     if not artifact.reused:
@@ -68,6 +84,7 @@ def train(config: TrainConfig, inputs: Inputs, *, store: Store, cluster: str = "
 
 
 def _build(job: Job, store: Store, run: str, folder: Path, address: str) -> dict[str, int]:
+    say(f"joining Ray at {address}" if address else "starting Ray on this machine")
     cluster = ray_cluster.join(address, cpus=job.config.workers)
     if cluster.dashboard:
         say(f"ray dashboard  {cluster.dashboard}")

@@ -7,11 +7,9 @@ import torch
 from infra.store import Store
 from model.backbone import Backbone
 from model.checkpoint import TrainingState, load_model
-from model.hints import Hints, load_hints
 from model.lora import add_lora
 from model.psavlm import PsaVlm
 from schemas.config import Stage
-from schemas.taxonomy import Taxonomy, load_taxonomy
 from tasks.base_model import FOLDER
 from tasks.train.data import TrainingData
 from tasks.train.job import Job
@@ -25,8 +23,6 @@ class Worker:
     job: Job
     model: PsaVlm
     data: TrainingData
-    taxonomy: Taxonomy
-    hints: Hints
     rank: int
     world: int
     reporter: Reporter
@@ -48,12 +44,10 @@ def open_worker(job: Job) -> Worker:
     rank, world = context.get_world_rank(), context.get_world_size()
     store = Store(job.root)
     model = _load(job, store).to(get_device())
-    taxonomy = load_taxonomy(job.config.taxonomy)
     data = TrainingData(
-        store.local(job.inputs.balanced), store.local(job.inputs.features), taxonomy
+        store.local(job.inputs.balanced), store.local(job.inputs.features), job.taxonomy
     )
-    hints = load_hints(job.config.method.hints, taxonomy=taxonomy)
-    return Worker(job, model, data, taxonomy, hints, rank, world, Reporter(job, rank))
+    return Worker(job, model, data, rank, world, Reporter(job, rank))
 
 
 def _load(job: Job, store: Store) -> PsaVlm:
@@ -63,12 +57,11 @@ def _load(job: Job, store: Store) -> PsaVlm:
         model, _ = load_model(store.local(job.inputs.start) / FOLDER, backbone)
         backbone.freeze()
     else:
-        taxonomy = load_taxonomy(config.taxonomy)
         model = PsaVlm.new(
             backbone,
             config.method,
-            types=len(taxonomy.types),
-            levels=len(taxonomy.levels),
+            types=len(job.taxonomy.types),
+            levels=len(job.taxonomy.levels),
             seed=config.seed,
         )
     if config.stage is Stage.ALIGNMENT:

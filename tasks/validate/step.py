@@ -2,14 +2,13 @@
 
 import json
 from collections import Counter
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from infra.fingerprint import canonical
+from infra.fingerprint import content_hash
 from infra.parts import read_parts, write_parts
 from infra.store import Store
 from schemas.artifact import Artifact
@@ -43,7 +42,7 @@ def validate(config: ValidateConfig, samples: Artifact, *, store: Store) -> Arti
         VERSION,
         config=config,
         parents={"samples": samples},
-        inputs={"taxonomy": sha256(canonical(taxonomy).encode()).hexdigest()},
+        inputs={"taxonomy": content_hash(taxonomy)},
         build=build,
     )
 
