@@ -24,10 +24,10 @@ LOCAL_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """A joined cluster: its dashboard's address (empty if none) and whether it has GPUs."""
+    """A joined cluster: its dashboard's address (empty if none) and how many GPUs it has."""
 
     dashboard: str
-    has_gpu: bool
+    gpus: int
 
 
 def join(address: str = "", *, cpus: int, state: Path = Path(".psavlm")) -> Cluster:
@@ -44,7 +44,7 @@ def join(address: str = "", *, cpus: int, state: Path = Path(".psavlm")) -> Clus
     url = ray.worker.get_dashboard_url()
     return Cluster(
         dashboard=f"http://{url}" if url else "",
-        has_gpu=ray.cluster_resources().get("GPU", 0) > 0,
+        gpus=int(ray.cluster_resources().get("GPU", 0)),
     )
 
 

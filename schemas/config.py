@@ -3,9 +3,10 @@
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.frozen import Frozen
+from schemas.policy import REFUSAL_MARKERS
 
 Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -75,10 +76,7 @@ class ValidateConfig(Frozen):
     max_reject_rate: Fraction = 0.05
     type_with_level_zero: Literal["clean_by_level", "reject"] = "clean_by_level"
     unsafe_target: Literal["concept", "reject"] = "concept"
-    refusal_markers: tuple[str, ...] = (
-        "cannot", "can not", "can't", "unable to", "sorry", "decline", "refuse", "not able to",
-        "not appropriate", "not comfortable", "restricted from",
-    )  # fmt: skip
+    refusal_markers: tuple[str, ...] = REFUSAL_MARKERS
 
 
 class BalanceConfig(Frozen):
@@ -123,12 +121,10 @@ class MethodConfig(Frozen):
     """Which parts make up the model (METHOD.md section 8). `tokens`: how many safety tokens."""
 
     projector: Literal["mlp"] = "mlp"
-    head: Literal["cross_attention"] = "cross_attention"
     query: Literal["text", "first_token", "image_only"] = "text"
     llm_tokens: Literal["static", "none"] = "static"
     intervention: Literal["hint", "off"] = "hint"
     hints: str = "default"
-    stage2: Literal["lora"] = "lora"
     tokens: Count = 64
     attention_heads: Count = 8
     lora_rank: Count = 256
@@ -170,14 +166,24 @@ class TrainConfig(Frozen):
     max_failures: Annotated[int, Field(ge=0)] = 3
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _batches_divide_among_workers(self) -> "TrainConfig":
+        for name, part in self.parts.items():
+            if part.global_batch % self.workers:
+                raise ValueError(
+                    f"parts.{name}.global_batch {part.global_batch} does not divide among "
+                    f"{self.workers} workers"
+                )
+        return self
+
 
 class EvaluateConfig(Frozen):
     """Held-out items -> answers, rates and intervals for one arm."""
 
     taxonomy: str = "taxonomy"
     batch: Count = 64
-    max_new_tokens: Count = 24
-    refusal_markers: tuple[str, ...] = ValidateConfig().refusal_markers
+    max_new_tokens: Count = 128
+    refusal_markers: tuple[str, ...] = REFUSAL_MARKERS
     bootstrap: Count = 2000
     seed: int = 0
 
@@ -186,7 +192,6 @@ class PipelineConfig(Frozen):
     """A whole run, from sources to the evaluation; what a preset file holds."""
 
     preset: str
-    seed: int = 0
     world: WorldConfig | None = None
     ingest: IngestConfig = IngestConfig()
     validation: ValidateConfig = ValidateConfig()

@@ -48,12 +48,15 @@ def _pretrained(config: BaseConfig, store: Store) -> Artifact:
 
     if not config.name:
         raise ConfigError("base kind 'pretrained' needs `name`: a LLaVA folder or a hub name")
+    identity = pretrained_identity(config.name, config.revision)
+    # The commit that was resolved, not the branch: it may have moved since.
+    revision = identity.get("commit", config.revision)
     return store.artifact(
         "base_model",
         VERSION,
         config=config,
-        inputs=pretrained_identity(config.name, config.revision),
-        build=lambda folder: copy_pretrained(config.name, config.revision, folder / FOLDER),
+        inputs=identity,
+        build=lambda folder: copy_pretrained(config.name, revision, folder / FOLDER),
     )
 
 

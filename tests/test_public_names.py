@@ -70,8 +70,8 @@ INGEST_REASONS = {
 }  # fmt: skip
 VALIDATE_REASONS = {
     "clean_with_level", "duplicate_sample", "empty_answer", "empty_question",
-    "image_in_two_splits", "level_out_of_range", "missing_value", "type_not_in_taxonomy",
-    "type_with_level_zero", "unknown_split", "unknown_supervises", "unsafe_target",
+    "image_in_two_splits", "level_out_of_range", "missing_value", "several_images",
+    "type_not_in_taxonomy", "type_with_level_zero", "unknown_split", "unknown_supervises", "unsafe_target",
 }  # fmt: skip
 RECORDS = {
     Artifact: ["uri", "step", "fingerprint", "reused", "counts"],
@@ -86,17 +86,15 @@ RECORDS = {
         "format", "uri", "name", "images", "split", "labels", "columns", "licence", "limit",
     ],
     PipelineConfig: [
-        "preset", "seed", "world", "ingest", "validation", "balance", "stage2_balance", "base",
+        "preset", "world", "ingest", "validation", "balance", "stage2_balance", "base",
         "encode", "stage1", "stage2", "evaluate",
     ],
 }  # fmt: skip
 METHOD_CHOICES = {
     "projector": ("mlp",),
-    "head": ("cross_attention",),
     "query": ("text", "first_token", "image_only"),
     "llm_tokens": ("static", "none"),
     "intervention": ("hint", "off"),
-    "stage2": ("lora",),
 }
 METHOD_NUMBERS = {
     "hints", "tokens", "attention_heads", "lora_rank", "lora_alpha", "lora_dropout",

@@ -16,6 +16,7 @@ from infra.parts import read_parts
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import ValidateConfig, WorldConfig
+from schemas.policy import refusal_pattern
 from schemas.presets import Parameters, resolve
 from schemas.samples import IMAGES, REJECTS, ROWS
 from schemas.taxonomy import load_mapping, load_taxonomy
@@ -37,7 +38,7 @@ from tasks.tiny_world.records import Record, make_records
 from tasks.tiny_world.scenes import FAMILIES, RISK_OF, SHAPES, Scene, Thing
 from tasks.tiny_world.world import VERSION, tiny_world
 from tasks.validate.facts import examine
-from tasks.validate.rules import refusal_pattern, rules
+from tasks.validate.rules import rules
 
 COUNTS = {
     "risky_train": 64, "clean_train": 64, "risky_test": 48, "clean_test": 40,
@@ -357,7 +358,7 @@ def test_the_preset_reads_the_whole_world_back_with_its_labels(store, world, rec
     found = examine(
         table,
         rules=rules(setting, load_taxonomy(setting.taxonomy)),
-        refusal=refusal_pattern(setting),
+        refusal=refusal_pattern(setting.refusal_markers),
     )
     assert not any(found.counts)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the sub-command."""
-    app.command("run", epilog="Example: psavlm run --preset tiny --clean-per-unsafe 2")(run)
+    app.command("run", epilog="Example: psavlm run --preset tiny --clean-per-unsafe 0.5")(run)
 
 
 def run(  # noqa: PLR0913 - the options are the flow's parameters

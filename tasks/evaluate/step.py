@@ -26,7 +26,8 @@ from tasks.progress import progress
 if TYPE_CHECKING:
     from model.guard import Answer
 
-VERSION = 1
+VERSION = 2
+YES = ("true", "yes", "1")  # a table's cells are text
 ITEMS, REPORT = "items.parquet", "report.json"
 
 
@@ -133,7 +134,7 @@ def _item(row: dict[str, Any], answer: "Answer", judge: Judge) -> dict[str, Any]
     seen = answer.verdict
     return {
         **{name: row[name] for name in kept},
-        "near_miss": bool(extra.get("near_miss")),
+        "near_miss": str(extra.get("near_miss")).lower() in YES,
         "style": str(extra.get("style", "")),
         "question": _question(row),
         "reference": reference(row),

@@ -13,7 +13,7 @@ from infra.fingerprint import content_hash, fingerprint
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import TrainConfig
-from schemas.errors import ConfigError, DataError, PsavlmError, TrainingError
+from schemas.errors import DataError, PsavlmError, TrainingError
 from schemas.hints import load_hints
 from schemas.taxonomy import load_taxonomy
 from tasks.base_model import FOLDER, libraries
@@ -37,16 +37,9 @@ def train(config: TrainConfig, inputs: Inputs, *, store: Store, cluster: str = "
         cluster: address of a Ray cluster; empty starts one on this machine.
 
     Raises:
-        ConfigError: the global batch does not divide among the workers.
         DataError: no clean row to calibrate with.
         TrainingError: the run failed more often than `max_failures`, or its loss was not finite.
     """
-    for name, part in config.parts.items():
-        if part.global_batch % config.workers:
-            raise ConfigError(
-                f"{config.stage.value}.{name}: global_batch {part.global_batch} does not divide "
-                f"among {config.workers} workers"
-            )
     if inputs.start is None and not inputs.labelled.counts.get("calibration_clean"):
         raise DataError(
             "the calibration split has no clean row, so the guard's threshold cannot be set: "
@@ -78,8 +71,8 @@ def train(config: TrainConfig, inputs: Inputs, *, store: Store, cluster: str = "
         inputs=outside,
         build=lambda folder: _build(job, store, Path(run).name, folder, cluster),
     )
-    if not artifact.reused:
-        store.drop_run(step, name)
+    # Also where it was reused: its builder may have died between commit and here.
+    store.drop_run(step, name)
     return artifact
 
 
@@ -89,7 +82,7 @@ def _build(job: Job, store: Store, run: str, folder: Path, address: str) -> dict
     if cluster.dashboard:
         say(f"ray dashboard  {cluster.dashboard}")
     with watching(store, job.progress, job.config):
-        result = _fit(job, store, run, use_gpu=cluster.has_gpu)
+        result = _fit(job, store, run, use_gpu=cluster.gpus >= job.config.workers)
     if result.checkpoint is None:
         raise TrainingError(f"run {run} ended without a checkpoint")
     with result.checkpoint.as_directory() as checkpoint:

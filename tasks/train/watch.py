@@ -1,5 +1,6 @@
 """How far a run is: rank 0 writes a small file beside the checkpoints, the driver shows it."""
 
+import contextlib
 import json
 import os
 import threading
@@ -36,7 +37,8 @@ class Reporter:
         if self.active and (time.monotonic() - self.written > self.every or done == config.steps):
             state = {"part": part, "step": done, "steps": config.steps, "loss": round(loss, 5)}
             state |= {"samples_per_s": round(rate, 1), "pid": os.getpid()}
-            self.files.pipe_file(self.path, json.dumps(state).encode())
+            with contextlib.suppress(OSError):  # only for people to look at
+                self.files.pipe_file(self.path, json.dumps(state).encode())
             self.written, self.seconds, self.steps = time.monotonic(), 0.0, 0
         return rate
 

@@ -22,7 +22,8 @@ WITH turns AS (
         list_transform(list_filter(messages, lambda m: m.role = 'assistant'),
             lambda m: replace(trim(m.text, ' \n\t\r'), '’', '''')) AS answers,
         sha256(to_json({'messages': messages, 'images': image_ids})) AS content_id,
-        CASE split WHEN 'test' THEN 2 WHEN 'calibration' THEN 1 ELSE 0 END AS split_rank
+        CASE split WHEN 'test' THEN 2 WHEN 'calibration' THEN 1 ELSE 0 END AS split_rank,
+        len(image_ids) AS images
     FROM given
 ), images AS (
     SELECT image, max(split_rank) AS image_rank
@@ -33,7 +34,7 @@ WITH turns AS (
     GROUP BY position
 )
 SELECT position, sample_id, content_id, source, source_key, split, risk_type, risk_level,
-    supervises, split_rank, coalesce(ranks.image_rank, 0) AS image_rank,
+    supervises, split_rank, turns.images, coalesce(ranks.image_rank, 0) AS image_rank,
     coalesce(list_min(asked), 0) AS question_chars,
     coalesce(list_min(list_transform(answers, lambda a: length(a))), 0) AS answer_chars,
     len(answers) > 0 AND len(list_filter(answers,

@@ -4,12 +4,10 @@ Both engines measure the same rule on the same facts (tasks/validate/facts.py), 
 counts must agree.
 """
 
-import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from schemas.config import ValidateConfig
-from schemas.errors import ConfigError
 from schemas.samples import SPLITS, SUPERVISES
 from schemas.taxonomy import CLEAN, Taxonomy
 
@@ -39,17 +37,6 @@ class Rule:
 def rules(config: ValidateConfig, taxonomy: Taxonomy) -> tuple[Rule, ...]:
     """All rules in order: a row goes to quarantine by the first that it breaks."""
     return (*_scalars(taxonomy), *_labels(config), *_texts(), *_sets(), _target(config))
-
-
-def refusal_pattern(config: ValidateConfig) -> str:
-    """One regular expression for all markers; ConfigError names one that is none."""
-    for marker in config.refusal_markers:
-        try:
-            re.compile(marker)
-        except re.error as error:
-            raise ConfigError(f"refusal marker {marker!r} is no expression: {error}") from error
-    # An empty alternative would match every answer, and thus call every answer a refusal.
-    return "|".join(f"(?:{m})" for m in config.refusal_markers if m) or r"[^\s\S]"
 
 
 def _scalars(taxonomy: Taxonomy) -> list[Rule]:
@@ -146,7 +133,9 @@ def _sets() -> list[Rule]:
         for column in ("sample_id", "content_id")
     ]
     shared = Rule("image_in_two_splits", "image_rank > split_rank", "split")
-    return [*unique, shared]
+    # Training and evaluation look at one image: a row with more is set aside, not cut.
+    several = Rule("several_images", "images > 1", "images || ' images, and one is supported'")
+    return [*unique, shared, several]
 
 
 def _target(config: ValidateConfig) -> Rule:

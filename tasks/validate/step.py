@@ -14,13 +14,14 @@ from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import ValidateConfig
 from schemas.errors import DataError
+from schemas.policy import refusal_pattern
 from schemas.samples import REJECTS, ROWS, SPLITS
 from schemas.taxonomy import CLEAN, load_taxonomy
 from tasks.validate.docs import check
 from tasks.validate.facts import Findings, examine
-from tasks.validate.rules import Rule, refusal_pattern, rules
+from tasks.validate.rules import Rule, rules
 
-VERSION = 1
+VERSION = 2
 QUARANTINE = pa.schema([("sample_id", pa.string()), *REJECTS])
 
 
@@ -56,7 +57,7 @@ def build_labelled(
         raise DataError(f"no rows in {place}; run ingest with a source that has some")
     rejects = read_parts(samples / "rejects", REJECTS)
     order = rules(config, load_taxonomy(config.taxonomy))
-    found = examine(table, rules=order, refusal=refusal_pattern(config))
+    found = examine(table, rules=order, refusal=refusal_pattern(config.refusal_markers))
     quarantine = _quarantine(table, found, order)
     sources = _rates(table, rejects, quarantine)
     _limit(sources, config, rejects=rejects, quarantine=quarantine, place=place)
