@@ -71,7 +71,8 @@ INGEST_REASONS = {
 VALIDATE_REASONS = {
     "clean_with_level", "duplicate_sample", "empty_answer", "empty_question",
     "image_in_two_splits", "level_out_of_range", "missing_value", "several_images",
-    "type_not_in_taxonomy", "type_with_level_zero", "unknown_split", "unknown_supervises", "unsafe_target",
+    "type_not_in_taxonomy", "type_with_level_zero", "unknown_split", "unknown_supervises",
+    "unsafe_target",
 }  # fmt: skip
 RECORDS = {
     Artifact: ["uri", "step", "fingerprint", "reused", "counts"],
