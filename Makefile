@@ -32,7 +32,7 @@ check: install  ## format, lint, types, layers
 	@$(BIN)/lint-imports
 
 test: install  ## the test suite, under 15 minutes on two cores
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 8 -m 'not slow and not gpu' tests
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 8 -m 'not slow and not gpu' tests
 
 prove: install  ## the longer proofs; results go to tests/benchmarks/results/
 	@$(BIN)/python -m pytest -m slow tests

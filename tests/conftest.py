@@ -13,6 +13,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The pipeline takes longest: one worker begins with it, the other does all the rest."""
+    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+
+
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
     """A root that all test workers share; the store's leases see that all is built once.

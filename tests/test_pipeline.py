@@ -17,8 +17,8 @@ from infra.store import Store, open_artifact
 from schemas.presets import Parameters, resolve
 from tests.tiny_bars import missed
 
-# Ray tests run one after another in one worker: never two clusters at once.
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
+# Tests are dealt out by file, and all that start Ray are in this one: never two clusters at once.
+pytestmark = pytest.mark.timeout(900)
 PSAVLM = str(Path(sys.executable).parent / "psavlm")
 
 

@@ -13,7 +13,7 @@ from tests.benchmarks.record import record
 from tests.s3_server import BUCKET, s3_server
 from tests.tiny_bars import missed
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 # Few steps: what is proved here is the storage, not the result.
 SHORT = """
 extends = "tiny"
