@@ -45,32 +45,24 @@ def train(config: TrainConfig, inputs: Inputs, *, store: Store, cluster: str = "
             "the calibration split has no clean row, so the guard's threshold cannot be set: "
             "raise ingest.calibration, or give a source with split=calibration"
         )
-    step, parents = config.stage.value, inputs.parents()
     taxonomy = load_taxonomy(config.taxonomy)
     hints = load_hints(config.method.hints, taxonomy=taxonomy)
-    outside = {
-        **libraries(),
-        "taxonomy": content_hash(taxonomy),
-        "hints": content_hash(hints),
+    settings = {"taxonomy": content_hash(taxonomy), "hints": content_hash(hints)}
+    step = config.stage.value
+    ingredients: dict[str, Any] = {
+        "config": config,
+        "parents": inputs.parents(),
+        "inputs": {**libraries(), **settings},
     }
-    name = fingerprint(step, VERSION, config=config, parents=parents, inputs=outside)
+    name = fingerprint(step, VERSION, **ingredients)
     run = store.run_folder(step, name)
-    job = Job(
-        config=config,
-        inputs=inputs,
-        taxonomy=taxonomy,
-        hints=hints,
-        root=store.root,
-        progress=f"{run}/progress.json",
-    )
-    artifact = store.artifact(
-        step,
-        VERSION,
-        config=config,
-        parents=parents,
-        inputs=outside,
-        build=lambda folder: _build(job, store, Path(run).name, folder, cluster),
-    )
+    told = {"taxonomy": taxonomy, "hints": hints, "progress": f"{run}/progress.json"}
+    job = Job(config=config, inputs=inputs, root=store.root, **told)
+
+    def build(folder: Path) -> dict[str, int]:
+        return _build(job, store, Path(run).name, folder, cluster)
+
+    artifact = store.artifact(step, VERSION, **ingredients, build=build)
     # Also where it was reused: its builder may have died between commit and here.
     store.drop_run(step, name)
     return artifact
