@@ -1,15 +1,51 @@
-"""Checks of a run's parameters that its config tree cannot make: steps, files, the base model."""
+"""A flow's parameters: their types, which refuse what no run can have, and what types cannot say.
 
+Prefect makes a JSON schema of the types, so that a wrong value is refused at submission.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from flows.line import STEPS
-from schemas.config import PipelineConfig
+from infra.fetch import fetched
+from schemas.config import PipelineConfig, SourceConfig
 from schemas.errors import ConfigError
+from schemas.presets import Parameters, resolve
+from schemas.taxonomy import shipped
 from tasks.ingest.origin import check_sources
 
 
+def _named(folder: str, *, empty: bool = False) -> Any:
+    """A field for a shipped name, or a path or URI that ends in .toml."""
+    names = "|".join([*shipped(folder), r".+\.toml", *([""] if empty else [])])
+    return Field(pattern=rf"^({names})$")
+
+
+Preset = Annotated[str, _named("presets")]
+Method = Annotated[str, _named("methods", empty=True)]
+Root = Annotated[str, Field(min_length=1)]
+Sources = tuple[SourceConfig, ...]
+Ratio = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0)]
+Step = Annotated[str, Field(pattern=f"^({'|'.join(STEPS)})$")]
+
+
+def configured(asked: Mapping[str, Any]) -> PipelineConfig:
+    """The config of a run from its parameters; presets and methods may lie in a bucket.
+
+    Raises:
+        ConfigError: a value that no run can have; unknown preset or method.
+    """
+    files = {name: fetched(str(asked.get(name, "")), what=name) for name in ("preset", "method")}
+    given = {name: value for name, value in files.items() if value}
+    return resolve(Parameters.checked({**asked, **given}))
+
+
 def checked_until(until: str | None, config: PipelineConfig) -> str | None:
-    """The name of the last step to run; `evaluate` means all.
+    """The name of the last step to run; None means all.
 
     Raises:
         ConfigError: no such step, or none in a run of this config: it would never stop.
@@ -21,7 +57,8 @@ def checked_until(until: str | None, config: PipelineConfig) -> str | None:
             "there is no step 'world' in this run: none of its sources lies in the tiny world "
             "(world:...); begin with 'ingest', or leave out your own sources"
         )
-    return None if until == "evaluate" else until
+    # The arms are evaluated one after another: the last one ends the step.
+    return "evaluate/stage2" if until == "evaluate" else until
 
 
 def check_inputs(config: PipelineConfig) -> None:

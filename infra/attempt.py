@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from infra import cache
 from infra.files import Files, clear
 from infra.fingerprint import canonical, fingerprint
 from infra.integrity import remember, sound
+from infra.provenance import provenance
 from schemas.artifact import Artifact, FileEntry, Manifest
 from schemas.errors import StorageError
 
@@ -56,10 +58,13 @@ def make(files: Files, draft: dict[str, Any], *, build: Build) -> tuple[Manifest
     path, work = f"{folder}/attempts/{owner}", _work(files, folder, owner=owner)
     with _undone(files, folder, owner=owner):
         cache.empty(work)
+        began = time.monotonic()
+        counts = dict(build(work))
         manifest = Manifest(
             **draft,
-            counts=dict(build(work)),
+            counts=counts,
             files=_entries(work),
+            provenance={**provenance(), "seconds": round(time.monotonic() - began, 1)},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         if not files.local:

@@ -14,7 +14,10 @@ class FileEntry(Frozen):
 
 
 class Manifest(Frozen):
-    """`manifest.json`: committed last, and only once every file it names is in place."""
+    """`manifest.json`: committed last, and only once every file it names is in place.
+
+    `provenance` says who built it (infra/provenance.py) and in how many `seconds`.
+    """
 
     format: int = 1
     step: str
@@ -27,6 +30,7 @@ class Manifest(Frozen):
     inputs: dict[str, str]
     counts: dict[str, int]
     files: tuple[FileEntry, ...]
+    provenance: dict[str, Any] = {}
 
 
 class Artifact(Frozen):

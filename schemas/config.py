@@ -188,6 +188,14 @@ class EvaluateConfig(Frozen):
     seed: int = 0
 
 
+class ReportConfig(Frozen):
+    """The report: how many images it shows, and whether thumbnails are blurred."""
+
+    blur: bool = True
+    images: Count = 6
+    worst: Count = 12
+
+
 class PipelineConfig(Frozen):
     """A whole run, from sources to the evaluation; what a preset file holds."""
 
@@ -202,3 +210,5 @@ class PipelineConfig(Frozen):
     stage1: TrainConfig
     stage2: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportConfig = ReportConfig()
+    gate: str = "default"

@@ -1,14 +1,19 @@
-"""Progress of a long step: a bar on a terminal, else a line every few seconds; always on stderr."""
+"""Progress of a long step: a bar on a terminal, else a line every few seconds; always on stderr.
+
+Inside a Prefect task it is also a progress artifact on the run's page.
+"""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_EVERY_S = 10.0
+# An update is a request to the server: seldom enough to cost nothing, often enough to be watched.
+PAGE_EVERY_S = 5.0
 Tick = Callable[[int, str], None]
 
 
@@ -21,10 +26,14 @@ def say(text: str) -> None:
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Tick]:
     """Yields `tick(done, note)`; `note` is a short text such as the loss."""
-    if sys.stderr.isatty():
-        yield from _bar(title, total)
-    else:
-        yield from _lines(title, total)
+    on_page = _page(title, total)
+    for tick in _bar(title, total) if sys.stderr.isatty() else _lines(title, total):
+
+        def both(done: int, note: str, tick: Tick = tick) -> None:
+            tick(done, note)
+            on_page(done, note)
+
+        yield both
 
 
 def _bar(title: str, total: int) -> Iterator[Tick]:
@@ -50,3 +59,29 @@ def _lines(title: str, total: int) -> Iterator[Tick]:
             say(f"{title}  {done}/{total}  {note}")
 
     yield tick
+
+
+def _page(title: str, total: int) -> Tick:
+    """A progress artifact of the Prefect task that runs here; nothing outside of one."""
+    # Where Prefect has not been imported no task can be running, and importing it takes seconds.
+    if "prefect" not in sys.modules:
+        return lambda done, note: None
+    from httpx import HTTPError
+    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+    from prefect.context import TaskRunContext
+
+    if TaskRunContext.get() is None:
+        return lambda done, note: None
+    artifact = create_progress_artifact(progress=0.0, description=title)
+    shown = time.monotonic()
+
+    def tick(done: int, note: str) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= PAGE_EVERY_S or done >= total:
+            shown = time.monotonic()
+            share = 100.0 * done / max(total, 1)
+            # Only for people to look at: a server that is away must not end the work.
+            with suppress(HTTPError):
+                update_progress_artifact(artifact, share, description=f"{title}: {note}")
+
+    return tick

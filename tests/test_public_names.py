@@ -36,8 +36,8 @@ STEP_NAMES = (
     "world", "ingest", "validate", "balance", "base", "encode", "stage1", "stage2", "evaluate",
 )  # fmt: skip
 STEP_OPTIONS = {
-    "--preset", "--root", "--source", "--base", "--clean-per-unsafe", "--stage2-clean-per-unsafe",
-    "--seed", "--cluster", "--json",
+    "--preset", "--root", "--source", "--base", "--method", "--clean-per-unsafe",
+    "--stage2-clean-per-unsafe", "--seed", "--cluster", "--json",
 }  # fmt: skip
 OPTIONS = {
     "run": STEP_OPTIONS | {"--until"},
@@ -49,11 +49,13 @@ FLOW_PARAMETERS = {
     "root": ".psavlm/store",
     "sources": (),
     "base": "",
+    "method": "",
     "clean_per_unsafe": None,
     "stage2_clean_per_unsafe": None,
     "seed": None,
     "cluster": "",
     "until": None,
+    "promote": True,
 }
 EXIT_CODES = {
     "PsavlmError": 1,
@@ -78,7 +80,7 @@ RECORDS = {
     Artifact: ["uri", "step", "fingerprint", "reused", "counts"],
     Manifest: [
         "format", "step", "version", "fingerprint", "attempt", "created", "config", "parents",
-        "inputs", "counts", "files",
+        "inputs", "counts", "files", "provenance",
     ],
     FileEntry: ["path", "bytes", "sha256"],
     ArmReport: ["arm", "metrics", "judges"],
@@ -88,7 +90,7 @@ RECORDS = {
     ],
     PipelineConfig: [
         "preset", "world", "ingest", "validation", "balance", "stage2_balance", "base",
-        "encode", "stage1", "stage2", "evaluate",
+        "encode", "stage1", "stage2", "evaluate", "report", "gate",
     ],
 }  # fmt: skip
 METHOD_CHOICES = {
@@ -129,7 +131,9 @@ def test_the_flow_and_its_parameters_with_their_defaults():
     given = inspect.signature(full_pipeline.fn).parameters
     assert {name: parameter.default for name, parameter in given.items()} == FLOW_PARAMETERS
     assert full_pipeline.name == "psavlm"
-    assert set(Parameters.model_fields) == set(FLOW_PARAMETERS) - {"root", "cluster", "until"}
+    assert set(Parameters.model_fields) == set(FLOW_PARAMETERS) - {
+        "root", "cluster", "until", "promote",
+    }  # fmt: skip
 
 
 def test_formats_presets_mappings_and_hints():
@@ -137,6 +141,7 @@ def test_formats_presets_mappings_and_hints():
     assert shipped("presets") == ["tiny", "tiny-hard"]
     assert shipped("mappings") == ["canonical", "clean", "tiny", "vlguard"]
     assert shipped("hints") == ["default"]
+    assert shipped("methods") == ["mlp", "mlp-first-token", "mlp-image-only", "mlp-no-hint"]
 
 
 def test_the_classes_of_the_taxonomy_in_the_order_of_the_logits():

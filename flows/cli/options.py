@@ -1,14 +1,11 @@
 """Options that several sub-commands share."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from schemas.presets import Parameters
-
-Preset = Annotated[str, typer.Option(help="Preset: a shipped name or a .toml file.")]
+Preset = Annotated[str, typer.Option(help="Preset: a shipped name, a .toml file or its s3:// URI.")]
 Root = Annotated[str, typer.Option(help="Where artifacts go: a folder or s3://bucket/prefix.")]
 Source = Annotated[
     list[str] | None,
@@ -18,6 +15,9 @@ Source = Annotated[
     ),
 ]
 Base = Annotated[str, typer.Option(help="Base model: a LLaVA folder or hub name.")]
+Method = Annotated[
+    str, typer.Option(help="Method: a shipped variant or a .toml file; empty is the preset's own.")
+]
 Ratio = Annotated[
     float | None, typer.Option("--clean-per-unsafe", help="Clean items per unsafe one.")
 ]
@@ -38,22 +38,21 @@ class Choice:
     root: str
     source: list[str] | None
     base: str
+    method: str
     clean_per_unsafe: float | None
     stage2_clean_per_unsafe: float | None
     seed: int | None
 
-    def parameters(self) -> "Parameters":
-        """Flow parameters; ConfigError for a value that no run can have."""
-        from schemas.presets import Parameters
+    def parameters(self) -> dict[str, Any]:
+        """The flow's parameters of the same names; ConfigError for a source that is none."""
         from tasks.sources import parse_source
 
-        return Parameters.checked(
-            {
-                "preset": self.preset,
-                "sources": tuple(parse_source(text) for text in self.source or ()),
-                "base": self.base,
-                "clean_per_unsafe": self.clean_per_unsafe,
-                "stage2_clean_per_unsafe": self.stage2_clean_per_unsafe,
-                "seed": self.seed,
-            }
-        )
+        return {
+            "preset": self.preset,
+            "sources": tuple(parse_source(text) for text in self.source or ()),
+            "base": self.base,
+            "method": self.method,
+            "clean_per_unsafe": self.clean_per_unsafe,
+            "stage2_clean_per_unsafe": self.stage2_clean_per_unsafe,
+            "seed": self.seed,
+        }

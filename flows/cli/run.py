@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from flows.cli.options import (
     Choice,
     Cluster,
     Json,
+    Method,
     Preset,
     Ratio,
     Ratio2,
@@ -24,7 +25,6 @@ from schemas.errors import StorageError
 
 if TYPE_CHECKING:
     from infra.store import Store
-    from schemas.presets import Parameters
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +37,7 @@ def run(  # noqa: PLR0913 - the options are the flow's parameters
     root: Root = DEFAULT_ROOT,
     source: Source = None,
     base: Base = "",
+    method: Method = "",
     clean_per_unsafe: Ratio = None,
     stage2_clean_per_unsafe: Ratio2 = None,
     seed: Seed = None,
@@ -45,13 +46,15 @@ def run(  # noqa: PLR0913 - the options are the flow's parameters
     json: Json = False,
 ) -> None:
     """Run the pipeline: data, base, both stages, evaluation. Steps that are done are reused."""
-    choice = Choice(preset, root, source, base, clean_per_unsafe, stage2_clean_per_unsafe, seed)
+    choice = Choice(
+        preset, root, source, base, method, clean_per_unsafe, stage2_clean_per_unsafe, seed
+    )
     with started(choice, until) as (_, store):
         _run(choice.parameters(), store, cluster=cluster, until=until, json=json)
 
 
 def _run(
-    parameters: "Parameters", store: "Store", *, cluster: str, until: str | None, json: bool
+    parameters: dict[str, Any], store: "Store", *, cluster: str, until: str | None, json: bool
 ) -> None:
     _make_home()  # before Prefect is imported, which warns when it cannot
     from flows.cli import show
@@ -63,7 +66,7 @@ def _run(
     if not os.environ.get("PREFECT_API_URL"):
         say("starting Prefect's temporary server")
     try:
-        artifacts = full_pipeline(**dict(parameters), root=store.root, cluster=cluster, until=until)
+        artifacts = full_pipeline(**parameters, root=store.root, cluster=cluster, until=until)
     finally:
         ray_cluster.leave()
     reports = [

@@ -24,11 +24,10 @@ def started(choice: Choice, until: str | None) -> Iterator[tuple["PipelineConfig
         DataError: a source's file or image folder does not exist.
         StorageError: the root cannot be written.
     """
-    from flows.parameters import check_inputs, checked_until
+    from flows.parameters import check_inputs, checked_until, configured
     from infra.store import Store
-    from schemas.presets import resolve
 
-    config = resolve(choice.parameters())
+    config = configured(choice.parameters())
     checked_until(until, config)
     store = Store(choice.root)
     check_inputs(config)

@@ -10,6 +10,7 @@ from flows.cli.options import (
     Choice,
     Cluster,
     Json,
+    Method,
     Preset,
     Ratio,
     Ratio2,
@@ -47,13 +48,16 @@ def _command(name: str) -> Callable[..., None]:
         root: Root = DEFAULT_ROOT,
         source: Source = None,
         base: Base = "",
+        method: Method = "",
         clean_per_unsafe: Ratio = None,
         stage2_clean_per_unsafe: Ratio2 = None,
         seed: Seed = None,
         cluster: Cluster = "",
         json: Json = False,
     ) -> None:
-        choice = Choice(preset, root, source, base, clean_per_unsafe, stage2_clean_per_unsafe, seed)
+        choice = Choice(
+            preset, root, source, base, method, clean_per_unsafe, stage2_clean_per_unsafe, seed
+        )
         _bring_up_to_date(name, choice, cluster=cluster, json=json)
 
     return command

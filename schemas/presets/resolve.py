@@ -22,13 +22,15 @@ TWINS = {"stage2_balance": "balance", Stage.ALIGNMENT.value: Stage.CONCEPTS.valu
 class Parameters(Frozen):
     """What people turn: top-level scalars, since a run's parameters replace a deployment's whole.
 
-    `sources` replaces the preset's sources; `base` is a LLaVA folder or hub name; `seed` is that
-    of the training order and of both stages, so that runs of several seeds share all data.
+    `sources` replaces the preset's sources; `base` is a LLaVA folder or hub name; `method` a named
+    variant laid over the preset's (schemas/methods); `seed` is that of the training order and of
+    both stages, so that runs of several seeds share all data.
     """
 
     preset: str = "tiny"
     sources: tuple[SourceConfig, ...] = ()
     base: str = ""
+    method: str = ""
     clean_per_unsafe: Ratio | None = None
     stage2_clean_per_unsafe: Ratio | None = None
     seed: int | None = Field(default=None, ge=0)
@@ -46,9 +48,13 @@ def resolve(parameters: Parameters) -> PipelineConfig:
     """The config of a run.
 
     Raises:
-        ConfigError: unknown preset, or a preset with wrong or unknown fields.
+        ConfigError: unknown preset or method, or one with wrong or unknown fields.
     """
-    tree = _spread(_read(parameters.preset), parameters.preset)
+    tree = _read(parameters.preset)
+    if parameters.method:
+        named = read_toml(parameters.method, folder="methods", what="method")
+        tree = _laid_over(tree, {"method": named})
+    tree = _spread(tree, parameters.preset)
     _override(tree, parameters)
     try:
         config = PipelineConfig.model_validate({"preset": parameters.preset, **tree})

@@ -26,7 +26,7 @@ from tasks.progress import progress
 if TYPE_CHECKING:
     from model.guard import Answer
 
-VERSION = 2
+VERSION = 3
 YES = ("true", "yes", "1")  # a table's cells are text
 ITEMS, REPORT = "items.parquet", "report.json"
 
@@ -134,6 +134,7 @@ def _item(row: dict[str, Any], answer: "Answer", judge: Judge) -> dict[str, Any]
     seen = answer.verdict
     return {
         **{name: row[name] for name in kept},
+        "image_id": row["image_ids"][0] if row["image_ids"] else None,
         "near_miss": str(extra.get("near_miss")).lower() in YES,
         "style": str(extra.get("style", "")),
         "question": _question(row),

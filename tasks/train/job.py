@@ -6,6 +6,9 @@ from schemas.frozen import Frozen
 from schemas.hints import Hints
 from schemas.taxonomy import Taxonomy
 
+# The loss of every step: a file of each checkpoint and of the stage's artifact.
+CURVE = "losses.parquet"
+
 
 class Inputs(Frozen):
     """The artifacts that a stage reads.

@@ -27,7 +27,7 @@ from tasks.train.worker import Worker, open_worker
 def train_loop(settings: dict[str, Any]) -> None:
     """Train the parts of one stage from where the last checkpoint stands to the end."""
     worker = open_worker(Job.model_validate(settings))
-    state = restore(worker.model)
+    state = restore(worker)
     names = list(worker.job.config.parts)
     first = names.index(state.part) if state else 0
     for name in names[first:]:
@@ -50,11 +50,13 @@ def _train_part(worker: Worker, name: str, *, resumed: TrainingState | None) -> 
         optimizer.zero_grad(set_to_none=True)
         loss = _backward(LOSSES[name](worker, step, part), list(parameters.values()))
         done = apply_gradients(loss, optimizer, step=step, part=part)
+        point = {"part": name, "step": step + 1, "loss": loss, "lr": done.rate}
+        point |= {"gradient_norm": done.gradient_norm}
+        worker.losses.append(point)
         rate = worker.reporter.step(name, step + 1, part, loss, time.perf_counter() - began)
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == part.steps:
             state = TrainingState(stage=config.stage, part=name, step=step + 1)
-            metrics = {"part": name, "step": step + 1, "loss": loss, "lr": done.rate}
-            metrics |= {"gradient_norm": done.gradient_norm, "samples_per_s": rate}
+            metrics = {**point, "samples_per_s": rate}
             report_checkpoint(worker, parameters, optimizer, state, metrics=metrics)
 
 

@@ -1,13 +1,15 @@
 """Checkpoints of a running stage, and at its end the model in its published form.
 
 A checkpoint holds all trainable weights of the stage, the optimizer state of the part that runs,
-and after the last step `model/`: what the artifact will be.
+the losses so far, and after the last step `model/`: what the artifact will be.
 """
 
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
@@ -26,14 +28,24 @@ from model.psavlm import PsaVlm
 from model.tensors import copy_tensors, read_tensors, write_tensors
 from tasks.base_model import FOLDER
 from tasks.train.data import calibration_items
+from tasks.train.job import CURVE
 from tasks.train.worker import Worker
 
 WEIGHTS, STATE = "weights.safetensors", "state"
+POINTS = pa.schema(
+    [
+        ("part", pa.string()),
+        ("step", pa.int32()),
+        ("loss", pa.float64()),
+        ("lr", pa.float64()),
+        ("gradient_norm", pa.float64()),
+    ]
+)
 CALIBRATION_BATCH = 256
 
 
-def restore(model: PsaVlm) -> TrainingState | None:
-    """Put the latest checkpoint's weights into the model; None where there is no checkpoint."""
+def restore(worker: Worker) -> TrainingState | None:
+    """Put the latest checkpoint's weights and losses into place; None where there is none."""
     import ray.train
 
     checkpoint = ray.train.get_checkpoint()
@@ -41,7 +53,9 @@ def restore(model: PsaVlm) -> TrainingState | None:
         return None
     with checkpoint.as_directory() as folder:
         path = Path(folder)
-        copy_tensors(read_tensors(path / WEIGHTS), _weights(model), where=path / WEIGHTS)
+        weights = read_tensors(path / WEIGHTS)
+        copy_tensors(weights, _weights(worker.model), where=path / WEIGHTS)
+        worker.losses[:] = pq.read_table(path / CURVE).to_pylist()
         return TrainingState.model_validate_json((path / STATE / "state.json").read_text())
 
 
@@ -73,6 +87,7 @@ def report_checkpoint(
         path = Path(folder)
         write_tensors(path / WEIGHTS, _weights(worker.model))
         save_state(path / STATE, parameters, optimizer, state)
+        pq.write_table(pa.Table.from_pylist(worker.losses, schema=POINTS), path / CURVE)
         if worker.is_last(state):
             _publish(worker, path / FOLDER)
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))

@@ -18,17 +18,17 @@ from schemas.hints import load_hints
 from schemas.taxonomy import load_taxonomy
 from tasks.base_model import FOLDER, libraries
 from tasks.progress import say
-from tasks.train.job import Inputs, Job
+from tasks.train.job import CURVE, Inputs, Job
 from tasks.train.watch import watching
 
 if TYPE_CHECKING:
     from ray.train import Result, TrainingFailedError
 
-VERSION = 1
+VERSION = 2
 
 
 def train(config: TrainConfig, inputs: Inputs, *, store: Store, cluster: str = "") -> Artifact:
-    """The model after one stage: `model/` with safety modules, adapter, card.
+    """The model after one stage: `model/` with safety modules, adapter, card; `losses.parquet`.
 
     Args:
         config: the stage.
@@ -79,6 +79,7 @@ def _build(job: Job, store: Store, run: str, folder: Path, address: str) -> dict
         raise TrainingError(f"run {run} ended without a checkpoint")
     with result.checkpoint.as_directory() as checkpoint:
         shutil.copytree(Path(checkpoint) / FOLDER, folder / FOLDER)
+        shutil.copy(Path(checkpoint) / CURVE, folder / CURVE)
     return {"steps": sum(part.steps for part in job.config.parts.values())}
 
 

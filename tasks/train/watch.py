@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 
 from infra.store import Store
 from schemas.config import PartConfig, TrainConfig
@@ -60,7 +61,8 @@ def watching(store: Store, path: str, config: TrainConfig) -> Iterator[None]:
                     )
                     tick(before + int(state["step"]), note)
 
-        thread = threading.Thread(target=poll, daemon=True)
+        # With this thread's context, which knows the Prefect task whose progress it is.
+        thread = threading.Thread(target=copy_context().run, args=(poll,), daemon=True)
         thread.start()
         try:
             yield

@@ -1,6 +1,7 @@
 """One process of a training run: its model, its data, its place among the others."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -26,6 +27,8 @@ class Worker:
     rank: int
     world: int
     reporter: Reporter
+    # One row a step of rank 0, also of the steps before a resume: what the loss curves show.
+    losses: list[dict[str, Any]] = field(default_factory=list)
 
     def is_last(self, state: TrainingState) -> bool:
         """Whether a state is the end of the whole stage."""
