@@ -2,7 +2,9 @@
 
 from prefect import flow
 
-from flows.line import pipeline, up_to
+from flows.line import evidence, pipeline, up_to
+from flows.outcome import Outcome
+from flows.page import log, show
 from flows.parameters import (
     Method,
     Preset,
@@ -14,15 +16,17 @@ from flows.parameters import (
     checked_until,
     configured,
 )
+from flows.process import note_process
 from flows.steps import as_task
 from flows.told import told
 from infra.store import Store
-from schemas.artifact import Artifact
+from schemas.gate import load_gate
+from tasks import promote as registry
 
 DAY_S = 24 * 3600
 
 
-@flow(name="psavlm", persist_result=False, timeout_seconds=DAY_S)
+@flow(name="psavlm", persist_result=False, timeout_seconds=DAY_S, on_running=[note_process])
 def full_pipeline(  # noqa: PLR0913 - a run's parameters are top-level scalars
     preset: Preset = "tiny",
     root: Root = ".psavlm/store",
@@ -35,8 +39,22 @@ def full_pipeline(  # noqa: PLR0913 - a run's parameters are top-level scalars
     cluster: str = "",
     until: Step | None = None,
     promote: bool = True,
-) -> dict[str, Artifact]:
-    """Raw data to an evaluated, safety-aligned model; returns the artifact of every step."""
+) -> Outcome:
+    """Raw data with risk labels to an evaluated, safety-aligned and registered model.
+
+    Args:
+        preset: a shipped name (tiny, tiny-hard), the path of a .toml file or its s3:// URI.
+        root: where artifacts go: a folder or s3://bucket/prefix.
+        sources: data sets in place of the preset's, such as {"format": "table", "uri": "my.csv"}.
+        base: base model: a LLaVA folder or hub name; empty is the preset's own.
+        method: a shipped variant or a .toml file; empty is the preset's own.
+        clean_per_unsafe: clean items per unsafe one in stage 1's training order.
+        stage2_clean_per_unsafe: the same for stage 2.
+        seed: of the training order and of both stages.
+        cluster: address of a Ray cluster; empty is that of `make up`, or one of the run's own.
+        until: the last step to run; empty means all.
+        promote: let the gate decide on the model; otherwise it is registered as a candidate only.
+    """
     asked = {
         "preset": preset,
         "sources": sources,
@@ -47,7 +65,19 @@ def full_pipeline(  # noqa: PLR0913 - a run's parameters are top-level scalars
         "seed": seed,
     }
     config = configured(asked)
+    gate = load_gate(config.gate)
     store = Store(root)
     store.check()
-    steps = pipeline(config, store=store, do=told(as_task), cluster=cluster)
-    return up_to(steps, checked_until(until, config))
+    do = told(as_task, also=log)
+    steps = pipeline(config, store=store, do=do, cluster=cluster)
+    artifacts = up_to(steps, checked_until(until, config))
+    decision = None
+    if until in (None, "promote"):
+        inputs = evidence(config, artifacts)
+        if promote:
+            decision = do("promote", registry.promote, gate, inputs, store=store)
+        else:
+            do("register", registry.register_candidate, inputs, store=store)
+    outcome = Outcome(artifacts=artifacts, decision=decision)
+    show(outcome, store)
+    return outcome

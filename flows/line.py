@@ -1,6 +1,6 @@
-"""The pipeline as a straight line of steps: sources to evaluated arms."""
+"""The pipeline as a straight line of steps: sources to the report on the evaluated arms."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from infra.store import Store
@@ -11,6 +11,8 @@ from tasks.base_model import base_model
 from tasks.encode import encode
 from tasks.evaluate import evaluate
 from tasks.ingest import ingest
+from tasks.promote import PromoteInputs
+from tasks.report import ReportInputs, report
 from tasks.tiny_world.world import tiny_world
 from tasks.train import Inputs, train
 from tasks.validate import validate
@@ -19,6 +21,7 @@ Do = Callable[..., Artifact]
 # What `until` may name, in order.
 STEPS = (
     "world", "ingest", "validate", "balance", "base", "encode", "stage1", "stage2", "evaluate",
+    "report", "promote",
 )  # fmt: skip
 
 
@@ -55,12 +58,34 @@ def pipeline(
     inputs = Inputs(base=base, balanced=aligned, features=features, labelled=labelled, start=stage1)
     stage2 = do("stage2", train, config.stage2, inputs, **run)
     yield "stage2", stage2
+    arms = {}
     for arm, model in (("base", None), ("stage1", stage1), ("stage2", stage2)):
-        report = do(
+        arms[arm] = do(
             f"evaluate {arm}", evaluate, config.evaluate, arm, base, labelled, features,
             store=store, model=model,
         )  # fmt: skip
-        yield f"evaluate/{arm}", report
+        yield f"evaluate/{arm}", arms[arm]
+    told = ReportInputs(
+        samples=samples, labelled=labelled, concepts=concepts, aligned=aligned, base=base,
+        features=features, stage1=stage1, stage2=stage2, evaluations=arms,
+    )  # fmt: skip
+    yield "report", do("report", report, config.report, told, store=store)
+
+
+def evidence(config: PipelineConfig, artifacts: Mapping[str, Artifact]) -> PromoteInputs:
+    """What the gate looks at: the last stage of a finished line, its evaluation and the base's."""
+    return PromoteInputs(
+        model=artifacts["stage2"],
+        evaluation=artifacts["evaluate/stage2"],
+        base=artifacts["base"],
+        base_evaluation=artifacts["evaluate/base"],
+        samples=artifacts["ingest"],
+        labelled=artifacts["validate"],
+        features=artifacts["encode"],
+        evaluate=config.evaluate,
+        encode=config.encode,
+        report=artifacts.get("report"),
+    )
 
 
 def plainly(name: str, step: Callable[..., Artifact], *args: Any, **kwargs: Any) -> Artifact:

@@ -9,7 +9,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from flows.told import in_words
 from schemas.artifact import Artifact
+from schemas.decision import Decision
 from schemas.errors import PsavlmError
 
 # Every step leaves its artifact or nothing, so that it may be tried again.
@@ -17,8 +19,11 @@ RETRIES = 1
 RETRY_DELAY_S = 5
 
 
-def as_task(name: str, step: Callable[..., Artifact], *args: Any, **kwargs: Any) -> Artifact:
-    """Run one step as a Prefect task; a reused artifact shows as state `Cached`."""
+def as_task(name: str, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run one step as a Prefect task; a reused artifact shows as state `Cached`.
+
+    What the gate decided is its task's state: `Promoted`, `Refused`, `Already champion`.
+    """
 
     # The store is the cache: Prefect keeps neither results nor cache keys.
     @task(
@@ -31,12 +36,16 @@ def as_task(name: str, step: Callable[..., Artifact], *args: Any, **kwargs: Any)
         persist_result=False,
     )
     def call() -> Any:
-        artifact = step(*args, **kwargs)
-        return Completed(name="Cached", data=artifact) if artifact.reused else artifact
+        result = step(*args, **kwargs)
+        if isinstance(result, Artifact) and result.reused:
+            return Completed(name="Cached", data=result)
+        if isinstance(result, Decision):
+            name = result.action.replace("_", " ").capitalize()
+            return Completed(name=name, message=in_words(result), data=result)
+        return result
 
     outcome: Any = call()
-    artifact: Artifact = outcome.result() if isinstance(outcome, State) else outcome
-    return artifact
+    return outcome.result() if isinstance(outcome, State) else outcome
 
 
 async def _worth_retrying(_task: Any, _run: Any, state: State) -> bool:

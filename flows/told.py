@@ -1,4 +1,4 @@
-"""A line on stderr for every step that ends: what it was, how long it took, what it counted."""
+"""A line for every step that ends: what it was, how long it took, what it counted."""
 
 import time
 from collections.abc import Callable
@@ -7,18 +7,39 @@ from typing import Any
 from rich.console import Console
 
 from schemas.artifact import Artifact
+from schemas.decision import Decision
 
 
-def told(do: Callable[..., Artifact]) -> Callable[..., Artifact]:
-    """`do` that says on stderr how each step ended."""
+def told(
+    do: Callable[..., Any], *, also: Callable[[str], None] | None = None
+) -> Callable[..., Any]:
+    """`do` that says on stderr, and to `also`, how each step ended."""
     console = Console(stderr=True, highlight=False)
 
-    def call(name: str, step: Callable[..., Artifact], *args: Any, **kwargs: Any) -> Artifact:
+    def call(name: str, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
-        artifact = do(name, step, *args, **kwargs)
-        how = "cached" if artifact.reused else f"{time.perf_counter() - began:.1f} s"
-        counts = "  ".join(f"{key} {value}" for key, value in artifact.counts.items())
-        console.print(f"{name:<20} {how:>8}  [dim]{counts}[/dim]", soft_wrap=True)
-        return artifact
+        result = do(name, step, *args, **kwargs)
+        reused = isinstance(result, Artifact) and result.reused
+        how = "cached" if reused else f"{time.perf_counter() - began:.1f} s"
+        what = _what(result)
+        console.print(f"{name:<20} {how:>8}  [dim]{what}[/dim]", soft_wrap=True)
+        if also is not None:
+            also(f"{name}: {how}  {what}")
+        return result
 
     return call
+
+
+def _what(result: Any) -> str:
+    if isinstance(result, Artifact):
+        return "  ".join(f"{key} {value}" for key, value in result.counts.items())
+    if isinstance(result, Decision):
+        return in_words(result)
+    return f"version {result.version}"
+
+
+def in_words(decision: Decision) -> str:
+    """A decision in one line: what was done, with which version, and why."""
+    version = decision.candidate.version
+    which = f"version {version}" if version else decision.candidate.fingerprint
+    return " ".join([f"{decision.action.replace('_', ' ')}: {which}.", *decision.reasons])

@@ -14,12 +14,12 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, ValidationError
 
 from infra.files import Files
+from infra.process import alive, started
 from schemas.errors import StorageError
 from schemas.frozen import Frozen
 
@@ -55,13 +55,13 @@ class Lease(Frozen):
             owner=uuid.uuid4().hex,
             host=_host(),
             pid=pid,
-            started=_started(pid),
+            started=started(pid),
             expires=time.time() + TTL_S,
         )
 
     def dead(self) -> bool:
         """Whether the holder ran on this host and is gone, as far as can be known."""
-        return self.host == _host() and not _alive(self.pid, self.started)
+        return self.host == _host() and not alive(self.pid, self.started)
 
     def data(self) -> bytes:
         """Return the lease as its file's content, good for another TTL_S."""
@@ -166,32 +166,3 @@ def _host() -> str:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return socket.gethostname()
-
-
-def _started(pid: int) -> str:
-    """Return the boot's id and the process's start in clock ticks; "" without /proc."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {_stat(pid)[19]}"
-    except OSError:
-        return ""
-
-
-def _alive(pid: int, started: str) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's process
-        pass
-    try:
-        state = _stat(pid)[0]
-    except OSError:  # no /proc, or hidden: the signal is all there is
-        return True
-    # A killed process stays as a zombie until its parent asks for it.
-    return state not in "ZX" and _started(pid) == started
-
-
-def _stat(pid: int) -> list[str]:
-    """Return the fields of /proc/<pid>/stat from the third (state) on; the name may hold spaces."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -5,11 +5,14 @@ HTTP pages listen on 127.0.0.1. Ray's internal ports listen on all interfaces an
 
 import os
 import secrets
+import socket
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.provenance import provenance
 from schemas.errors import ConfigError
 
 LOCAL_ENVIRONMENT = {
@@ -20,6 +23,11 @@ LOCAL_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     "RAY_DEDUP_LOGS": "1",
 }
+# Where the head of `psavlm up` listens, for all that is started beside it.
+OWN = "PSAVLM_CLUSTER"
+REACH_S = 10.0
+# Several points of a sweep train from threads of one process, and join it once.
+_joining = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -31,16 +39,22 @@ class Cluster:
 
 
 def join(address: str = "", *, cpus: int, state: Path = Path(".psavlm")) -> Cluster:
-    """Join `address`, or start a cluster on this machine with at least `cpus` CPUs; once a process.
+    """Join a cluster, or start one on this machine with at least `cpus` CPUs; once a process.
+
+    Args:
+        address: host:port of a head; empty is PSAVLM_CLUSTER, or a cluster of this process's own.
+        cpus: how many CPUs a training will ask for.
+        state: the folder of the token.
 
     Raises:
-        ConfigError: no cluster answers at the address.
+        ConfigError: no cluster answers at the address, or one that is too small.
     """
-    _prepare(state)
-    import ray
+    with _joining:
+        _prepare(state)
+        import ray
 
-    if not ray.is_initialized():
-        _start(address, cpus)
+        if not ray.is_initialized():
+            _start(address or os.environ.get(OWN, ""), cpus)
     url = ray.worker.get_dashboard_url()
     return Cluster(
         dashboard=f"http://{url}" if url else "",
@@ -48,11 +62,40 @@ def join(address: str = "", *, cpus: int, state: Path = Path(".psavlm")) -> Clus
     )
 
 
+def room(address: str = "", *, workers: int) -> int:
+    """How many trainings of `workers` workers fit side by side, at least 1.
+
+    A cluster of this machine's own is not started for the answer: it will have this machine's
+    CPUs and GPUs.
+
+    Raises:
+        ConfigError: no cluster answers at the address.
+    """
+    if address or os.environ.get(OWN):
+        join(address, cpus=workers)
+        import ray
+
+        have = ray.cluster_resources()
+        cpus, gpus = int(have.get("CPU", 0)), int(have.get("GPU", 0))
+    else:
+        host = provenance()["host"]
+        cpus, gpus = host["cpus"] or 1, len(host["gpus"])
+    # As in training: GPUs if every worker gets one.
+    return max(1, (gpus if gpus >= workers else cpus) // workers)
+
+
 def leave() -> None:
     """Disconnect; a local cluster stops. A run that never trained has not even imported Ray."""
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
         ray.shutdown()
+
+
+def own_settings(state: Path) -> dict[str, str]:
+    """What a head of our own, all that join it and the `ray` command must share."""
+    token = str(_token(state / "ray-token"))
+    # One machine: gloo must not guess an interface.
+    return {**LOCAL_ENVIRONMENT, "RAY_AUTH_TOKEN_PATH": token, "GLOO_SOCKET_IFNAME": "lo"}
 
 
 def _prepare(state: Path) -> None:
@@ -90,10 +133,33 @@ def _start(address: str, cpus: int) -> None:
             **quiet,
         )
         return
+    _check_reachable(address)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, ValueError) as error:
+        raise _nobody(address, f"{error}; is its token the one of RAY_AUTH_TOKEN_PATH?") from error
+    have = int(ray.cluster_resources().get("CPU", 0))
+    if have < cpus:
+        ray.shutdown()
         raise ConfigError(
-            f"no Ray cluster at {address!r}: {error}. Give host:port of a running head, or leave "
-            "`cluster` empty to start one here"
-        ) from error
+            f"the Ray cluster at {address} has {have} CPUs and the training asks for {cpus} "
+            "workers: lower `workers` in the preset, or give a larger cluster"
+        )
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for two minutes, and may end the whole process."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise _nobody(address, "that is not host:port")
+    try:
+        with socket.create_connection((host, int(port)), timeout=REACH_S):
+            pass
+    except OSError as error:
+        raise _nobody(address, error.strerror or str(error)) from None
+
+
+def _nobody(address: str, why: str) -> ConfigError:
+    own = address == os.environ.get(OWN)
+    do = "start it with `psavlm up`" if own else "give host:port of a running head, or leave it out"
+    return ConfigError(f"no Ray cluster at {address}: {why}; {do}")

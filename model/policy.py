@@ -122,6 +122,17 @@ def fit_policy(
     return GuardPolicy.model_validate({**policy.model_dump(), "threshold": threshold})
 
 
+def threshold_at(clean_risks: Sequence[float], rate: float) -> float:
+    """The smallest threshold that flags at most `rate` of these risks; 0 if it may flag all.
+
+    Equal risks are flagged together or not at all.
+    """
+    ordered = sorted(clean_risks, reverse=True)
+    allowed = math.floor(rate * len(ordered))
+    # Just above the first score that is one too many.
+    return math.nextafter(ordered[allowed], 1.0) if allowed < len(ordered) else 0.0
+
+
 def _probabilities(
     type_logits: Tensor, level_logits: Tensor, policy: GuardPolicy
 ) -> tuple[Tensor, Tensor]:
@@ -174,13 +185,10 @@ def _temperature(logits: Tensor, targets: Tensor) -> float:
 
 
 def _threshold(clean_risks: Tensor, budget: float) -> float:
-    ordered = clean_risks.sort(descending=True).values.tolist()
-    allowed = math.floor(budget * len(ordered))
+    risks: list[float] = clean_risks.tolist()
     low, high = THRESHOLDS
-    # Just above the first score that is one too many.
-    wanted = math.nextafter(ordered[allowed], 1.0) if allowed < len(ordered) else low
-    threshold = min(max(wanted, low), high)
-    rate = sum(risk >= threshold for risk in ordered) / len(ordered)
+    threshold = min(max(threshold_at(risks, budget), low), high)
+    rate = sum(risk >= threshold for risk in risks) / len(risks)
     if rate > budget:
         logger.warning("threshold %.2f flags %.1f%% of clean items, budget %.1f%%",
                        threshold, 100 * rate, 100 * budget)  # fmt: skip

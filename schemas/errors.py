@@ -31,3 +31,7 @@ class TrainingError(PsavlmError):
 
 class GateError(PsavlmError):
     """A model was refused promotion."""
+
+
+class ServerError(PsavlmError):
+    """A server of `psavlm up` did not come up, or refuses what it is asked."""

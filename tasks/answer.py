@@ -1,12 +1,17 @@
 """Answer: one image and one question through a published artifact."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra.store import Store, open_artifact
 from schemas.artifact import Artifact
 from schemas.errors import ConfigError, DataError
 from tasks.base_model import FOLDER
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from model.guard import Answer, GuardedVlm
 
 TRAINED = ("stage1", "stage2")
 
@@ -18,22 +23,52 @@ def answer_one(uri: str, image: Path, question: str, *, max_new_tokens: int) -> 
         ConfigError: the address is not that of a trained stage.
         DataError: the file is no image.
     """
-    from PIL import Image
+    artifact, picture = trained(uri), read_picture(image)
+    guarded, intervention = load_guarded(artifact)
+    (found,) = guarded.answer(
+        [picture], [question], intervention=intervention, max_new_tokens=max_new_tokens
+    )
+    return in_words(found)
 
-    from tasks.ingest.images import FAULTS
 
+def trained(uri: str) -> Artifact:
+    """The artifact at an address, which must be that of a trained stage; else ConfigError."""
     artifact = open_artifact(uri)
     if artifact.step not in TRAINED:
         raise ConfigError(
             f"{uri} is an artifact of step {artifact.step!r}; give one of {' or '.join(TRAINED)}"
         )
+    return artifact
+
+
+def read_picture(image: Path) -> "Image":
+    """An image file as RGB; DataError if it is none."""
+    from PIL import Image
+
+    from tasks.ingest.images import FAULTS
+
     try:
-        picture = Image.open(image).convert("RGB")
+        return Image.open(image).convert("RGB")
     except (*FAULTS, Image.DecompressionBombError) as error:
         raise DataError(
             f"{str(image)!r} is not a readable image: {error}; give a whole image file"
         ) from error
-    found = _guarded(artifact, [picture], [question], max_new_tokens)
+
+
+def load_guarded(artifact: Artifact) -> tuple["GuardedVlm", str]:
+    """A trained stage on its own base, and its intervention."""
+    from model.backbone import Backbone
+    from tasks.evaluate.arms import open_guarded
+
+    root = artifact.uri.rsplit("/", 2)[0]
+    store = Store(root)
+    base = open_artifact(f"{root}/{store.manifest(artifact).parents['base']}")
+    backbone = Backbone.load(str(store.local(base) / FOLDER))
+    return open_guarded(store.local(artifact) / FOLDER, backbone)
+
+
+def in_words(found: "Answer") -> dict[str, Any]:
+    """What people read of an answer about an image: verdict, probabilities, action, text."""
     verdict = found.verdict
     return {
         "verdict": f"{verdict.type}, level {verdict.level}" if verdict.flagged else "clean",
@@ -43,16 +78,3 @@ def answer_one(uri: str, image: Path, question: str, *, max_new_tokens: int) -> 
         "action": verdict.action,
         "answer": found.text,
     }
-
-
-def _guarded(artifact: Artifact, images: list[Any], questions: list[str], longest: int) -> Any:
-    from model.backbone import Backbone
-    from tasks.evaluate.arms import open_guarded
-
-    root = artifact.uri.rsplit("/", 2)[0]
-    store = Store(root)
-    base = open_artifact(f"{root}/{store.manifest(artifact).parents['base']}")
-    backbone = Backbone.load(str(store.local(base) / FOLDER))
-    guarded, intervention = open_guarded(store.local(artifact) / FOLDER, backbone)
-    (answer,) = guarded.answer(images, questions, intervention=intervention, max_new_tokens=longest)
-    return answer

@@ -8,6 +8,8 @@ import pytest
 from flows.cli.settings import quiet
 
 quiet()
+# No server of this machine's: flows that a test calls bring their own.
+os.environ.setdefault("PREFECT_API_URL", "")
 os.environ["OMP_NUM_THREADS"] = "1"
 # The dashboard's Train page costs a process per run; nobody looks at it here.
 os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"

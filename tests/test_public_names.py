@@ -64,6 +64,7 @@ EXIT_CODES = {
     "StorageError": 2,
     "TrainingError": 1,
     "GateError": 1,
+    "ServerError": 1,
 }
 INGEST_REASONS = {
     "bad_row", "bad_value", "empty_answer", "image_missing", "image_too_big",

@@ -6,26 +6,29 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.named import Address, Model, model_address
 from flows.cli.options import Json
 
 
 def register(app: typer.Typer) -> None:
     """Add the sub-command."""
-    example = 'psavlm answer --artifact .psavlm/store/stage2/… --image sign.png "what is this ?"'
+    example = 'psavlm answer --model champion --image sign.png "what is this ?"'
     app.command("answer", epilog=f"Example: {example}")(answer)
 
 
 def answer(
     question: Annotated[str, typer.Argument(help="What to ask.")],
-    artifact: Annotated[str, typer.Option(help="Address of a stage1 or stage2 artifact.")],
     image: Annotated[Path, typer.Option(help="An image file.")],
+    model: Model = "",
+    artifact: Address = "",
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 64,
     json: Json = False,
 ) -> None:
     """Ask a trained model; the guard looks first, then the model answers."""
     from tasks.answer import answer_one
 
-    result = answer_one(artifact, image, question, max_new_tokens=max_new_tokens)
+    address = model_address(model, artifact)
+    result = answer_one(address, image, question, max_new_tokens=max_new_tokens)
     if json:
         typer.echo(jsonlib.dumps(result))
         return

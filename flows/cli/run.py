@@ -43,20 +43,20 @@ def run(  # noqa: PLR0913 - the options are the flow's parameters
     seed: Seed = None,
     cluster: Cluster = "",
     until: Annotated[str | None, typer.Option(help="Last step to run.")] = None,
+    promote: Annotated[bool, typer.Option(help="Let the gate decide on the model.")] = True,
     json: Json = False,
 ) -> None:
-    """Run the pipeline: data, base, both stages, evaluation. Steps that are done are reused."""
+    """Run the pipeline from data to the gate's decision. Steps that are done are reused."""
     choice = Choice(
         preset, root, source, base, method, clean_per_unsafe, stage2_clean_per_unsafe, seed
     )
     with started(choice, until) as (_, store):
-        _run(choice.parameters(), store, cluster=cluster, until=until, json=json)
+        asked = {**choice.parameters(), "cluster": cluster, "until": until, "promote": promote}
+        _run(asked, store, json=json)
 
 
-def _run(
-    parameters: dict[str, Any], store: "Store", *, cluster: str, until: str | None, json: bool
-) -> None:
-    _make_home()  # before Prefect is imported, which warns when it cannot
+def _run(parameters: dict[str, Any], store: "Store", *, json: bool) -> None:
+    make_home()  # before Prefect is imported, which warns when it cannot
     from flows.cli import show
     from flows.full_pipeline import full_pipeline
     from infra import ray_cluster
@@ -66,21 +66,21 @@ def _run(
     if not os.environ.get("PREFECT_API_URL"):
         say("starting Prefect's temporary server")
     try:
-        artifacts = full_pipeline(**parameters, root=store.root, cluster=cluster, until=until)
+        outcome = full_pipeline(**parameters, root=store.root)
     finally:
         ray_cluster.leave()
     reports = [
         read_report(artifact, store=store)
-        for name, artifact in artifacts.items()
+        for name, artifact in outcome.artifacts.items()
         if name.startswith("evaluate/")
     ]
     if json:
-        show.run_as_json(artifacts, reports)
+        show.run_as_json(outcome, reports)
     else:
-        show.summary(artifacts, reports, store)
+        show.summary(outcome, reports, store)
 
 
-def _make_home() -> None:
+def make_home() -> None:
     """Prefect's temporary server never comes up where its home cannot be made."""
     home = Path(os.environ["PREFECT_HOME"])
     try:

@@ -21,6 +21,8 @@ SETTINGS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
 STATE = Path(".psavlm")
+# Made for this command: a server's or a deployed run's own log is another matter.
+LOGGING = ("PREFECT_LOGGING_LEVEL", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL")
 
 
 def quiet() -> None:
@@ -28,3 +30,32 @@ def quiet() -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_HOME", str((STATE / "prefect").resolve()))
+
+
+def connect() -> None:
+    """Use the servers of `psavlm up` where they are up, else none; what the user has set stays.
+
+    Prefect would otherwise look for the server that pyproject.toml names, up or not.
+    """
+    from infra.ray_cluster import OWN, own_settings
+    from infra.servers.settings import PREFECT_URL, is_here, prefect_url, settings
+    from infra.servers.state import addresses
+
+    up = addresses()
+    if PREFECT_URL not in os.environ:
+        url = prefect_url(Path(), settings(Path()))
+        if not url or is_here(url):
+            os.environ[PREFECT_URL] = f"{up['prefect']}/api" if "prefect" in up else ""
+    if "cluster" in up and OWN not in os.environ:
+        os.environ[OWN] = up["cluster"]
+        os.environ.pop("RAY_AUTH_TOKEN", None)
+        os.environ.update(own_settings(STATE))
+
+
+def for_servers() -> dict[str, str]:
+    """The environment without what `quiet` has set for this command's own log."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in LOGGING or value != SETTINGS[name]
+    }

@@ -7,11 +7,19 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from flows.outcome import Outcome
+from flows.told import in_words
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.report import METRICS, ArmReport, Metric
 
 TABLE_WIDTH = 100
+INSIDE = {
+    "model": "model",
+    "data docs": "docs/index.html",
+    "report": "report.html",
+    "answers": "items.parquet",
+}
 
 
 def as_json(artifact: Artifact) -> None:
@@ -19,33 +27,38 @@ def as_json(artifact: Artifact) -> None:
     sys.stdout.write(artifact.model_dump_json() + "\n")
 
 
-def run_as_json(artifacts: dict[str, Artifact], reports: list[ArmReport]) -> None:
-    """A whole run as one line: every artifact, and the numbers of every arm."""
+def run_as_json(outcome: Outcome, reports: list[ArmReport]) -> None:
+    """A whole run as one line: every artifact, the numbers of every arm, the gate's decision."""
+    decision = outcome.decision
     line = {
-        "artifacts": {name: a.model_dump() for name, a in artifacts.items()},
+        "artifacts": {name: a.model_dump() for name, a in outcome.artifacts.items()},
         "reports": {r.arm: r.model_dump(mode="json") for r in reports},
+        "decision": decision.model_dump(mode="json") if decision else None,
     }
     sys.stdout.write(json.dumps(line) + "\n")
 
 
-def summary(artifacts: dict[str, Artifact], reports: list[ArmReport], store: Store) -> None:
-    """The table of all arms, and where things are."""
+def summary(outcome: Outcome, reports: list[ArmReport], store: Store) -> None:
+    """The table of all arms, where things are, and what the gate says."""
     terminal = Console(highlight=False, markup=False)
     # A pipe has no width: let the table have the one it needs.
     console = terminal if terminal.is_terminal else Console(width=TABLE_WIDTH, markup=False)
     if reports:
         console.print(_table(reports))
+    artifacts = outcome.artifacts
     places = {
         "model": artifacts.get("stage2") or artifacts.get("stage1"),
         "data docs": artifacts.get("validate"),
+        "report": artifacts.get("report"),
         "answers": artifacts.get("evaluate/stage2"),
     }
-    inside = {"model": "model", "data docs": "docs/index.html", "answers": "items.parquet"}
     for name, artifact in places.items():
         if artifact is not None:
-            console.print(f"{name:<10} {_place(store, artifact, inside[name])}", soft_wrap=True)
+            console.print(f"{name:<10} {_place(store, artifact, INSIDE[name])}", soft_wrap=True)
     if model := places["model"]:
         console.print(f"{'artifact':<10} {model.uri}", soft_wrap=True)
+    if outcome.decision is not None:
+        console.print(f"{'gate':<10} {in_words(outcome.decision)}", soft_wrap=True)
 
 
 def _place(store: Store, artifact: Artifact, inside: str) -> str:

@@ -24,6 +24,7 @@ def started(choice: Choice, until: str | None) -> Iterator[tuple["PipelineConfig
         DataError: a source's file or image folder does not exist.
         StorageError: the root cannot be written.
     """
+    from flows.cli.settings import connect
     from flows.parameters import check_inputs, checked_until, configured
     from infra.store import Store
 
@@ -31,6 +32,7 @@ def started(choice: Choice, until: str | None) -> Iterator[tuple["PipelineConfig
     checked_until(until, config)
     store = Store(choice.root)
     check_inputs(config)
+    connect()
     folders = [] if "://" in store.root else [Path(store.root), *Path(store.root).parents]
     new = [folder for folder in folders if not os.path.lexists(folder)]
     store.check()

@@ -1,6 +1,33 @@
-"""How many items of each stratum: shares kept, and nested from one size to the next."""
+"""How many items of each side and stratum: shares kept, and nested from one size to the next."""
 
 from collections.abc import Mapping
+from math import floor
+
+
+def sides(total: int, clean_per_unsafe: float) -> tuple[int, int]:
+    """Unsafe and clean items of `total` at a ratio; neither falls as the total grows."""
+    unsafe = floor(total / (1 + clean_per_unsafe) + 0.5)
+    return unsafe, total - unsafe
+
+
+def largest_total(unsafe: int, clean: int, clean_per_unsafe: float) -> int:
+    """The most items that a ratio can be drawn from without repeats; 0 if not one unsafe item is.
+
+    Args:
+        unsafe: items there are.
+        clean: items there are.
+        clean_per_unsafe: the ratio.
+    """
+
+    def fits(total: int) -> bool:
+        want_unsafe, want_clean = sides(total, clean_per_unsafe)
+        return want_unsafe <= unsafe and want_clean <= clean
+
+    low, high = 0, unsafe + clean
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low if sides(low, clean_per_unsafe)[0] else 0
 
 
 def apportion(sizes: Mapping[str, int], total: int) -> dict[str, int]:

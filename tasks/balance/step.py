@@ -17,7 +17,7 @@ from schemas.config import BalanceConfig
 from schemas.errors import ConfigError, DataError
 from schemas.samples import ROWS
 from tasks.balance.order import hash_keys, plan_order, stirred
-from tasks.balance.shares import apportion
+from tasks.balance.shares import apportion, sides
 
 VERSION = 1
 NARROW = ["sample_id", "split", "risk_type", "risk_level", "source", "supervises"]
@@ -131,12 +131,12 @@ def _sizes(pool: Pool, config: BalanceConfig) -> tuple[int, int]:
         )
     if config.total is None:
         return unsafe, floor(ratio * unsafe + 0.5)
-    part = floor(config.total / (1 + ratio) + 0.5)
-    if not part:
+    want_unsafe, want_clean = sides(config.total, ratio)
+    if not want_unsafe:
         raise DataError(
             f"total = {config.total} at clean_per_unsafe = {ratio:g} has no unsafe item"
         )
-    return part, config.total - part
+    return want_unsafe, want_clean
 
 
 def _choose(

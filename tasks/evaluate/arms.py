@@ -17,16 +17,22 @@ Respond = Callable[[Sequence[Tensor | None], Sequence[str]], list[Answer]]
 
 def open_arm(base: Path, model: Path | None, *, max_new_tokens: int) -> Respond:
     """A function from features h_o [P, V] and questions to answers."""
-    backbone = Backbone.load(str(base))
-    backbone.freeze()
-    if torch.cuda.is_available():
-        backbone.to("cuda")
+    backbone = open_backbone(base)
     if model is None:
         return lambda features, questions: _bare(backbone, features, questions, max_new_tokens)
     guarded, intervention = open_guarded(model, backbone)
     return lambda features, questions: guarded.answer_features(
         features, questions, intervention=intervention, max_new_tokens=max_new_tokens
     )
+
+
+def open_backbone(base: Path) -> Backbone:
+    """The frozen base, on the GPU if there is one."""
+    backbone = Backbone.load(str(base))
+    backbone.freeze()
+    if torch.cuda.is_available():
+        backbone.to("cuda")
+    return backbone
 
 
 def open_guarded(model: Path, backbone: Backbone) -> tuple[GuardedVlm, str]:

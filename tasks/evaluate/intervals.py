@@ -1,10 +1,14 @@
 """95 % intervals: Wilson for rates, a bootstrap over images for means of items that share them."""
 
 from collections.abc import Callable
+from math import sqrt
 
 import numpy as np
 
 from schemas.report import Metric
+
+Z_95 = 1.959963984540054  # the normal distribution's 97.5 % point
+AT_ONCE = 100  # bootstrap samples held in memory together
 
 
 def rate(hits: np.ndarray) -> Metric:
@@ -64,3 +68,38 @@ def macro_f1(truth: np.ndarray, guess: np.ndarray, classes: int) -> float:
     table = table.reshape(classes, classes)
     hits, present = np.diag(table), table.sum(0) + table.sum(1)
     return float((2 * hits[present > 0] / present[present > 0]).mean())
+
+
+def wilson(share: float, count: int) -> Metric:
+    """The Wilson interval of a share that need not be whole hits, such as a mean over seeds."""
+    if count == 0:
+        return Metric(value=0.0, n=0, low=0.0, high=1.0, method="wilson")
+    middle = (share + Z_95**2 / (2 * count)) / (1 + Z_95**2 / count)
+    spread = sqrt(share * (1 - share) / count + (Z_95 / (2 * count)) ** 2)
+    half = Z_95 * spread / (1 + Z_95**2 / count)
+    # At 0 and 1 the interval ends there, which floats miss by 1e-17.
+    low, high = min(middle - half, share), max(middle + half, share)
+    return Metric(value=share, n=count, low=max(low, 0.0), high=min(high, 1.0), method="wilson")
+
+
+def clustered_mean(
+    values: np.ndarray, clusters: np.ndarray, *, draws: int, seed: int
+) -> tuple[float, float]:
+    """95 % bounds of a mean by a bootstrap over clusters; as `clustered`, in matrix form.
+
+    Args:
+        values: (n,) numbers.
+        clusters: (n,) cluster of each, any dtype.
+        draws: bootstrap samples.
+        seed: of the draws.
+    """
+    _, numbers = np.unique(clusters, return_inverse=True)
+    sums, sizes = np.bincount(numbers, weights=values), np.bincount(numbers)
+    rng = np.random.default_rng(seed)
+    chances = np.full(len(sums), 1 / len(sums))
+    means = []
+    for first in range(0, draws, AT_ONCE):
+        times = rng.multinomial(len(sums), chances, size=min(AT_ONCE, draws - first))
+        means.append((times @ sums) / (times @ sizes))
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return float(low), float(high)

@@ -64,6 +64,17 @@ def make_records(config: WorldConfig) -> list[Record]:
     return _shuffled(records, config.seed) if config.shuffle_labels else records
 
 
+def count_records(config: WorldConfig) -> dict[tuple[Source, str], tuple[int, int]]:
+    """How many (pictures, items) each source and split will have; nothing is drawn."""
+    counts: dict[tuple[Source, str], tuple[int, int]] = {}
+    for split, batches in (("train", _train(config)), ("test", _test(config))):
+        for batch in batches:
+            pictures, items = counts.get((batch.source, split), (0, 0))
+            more = batch.count * len(batch.asks)
+            counts[batch.source, split] = (pictures + batch.count, items + more)
+    return counts
+
+
 def _train(config: WorldConfig) -> list[_Batch]:
     part = config.clean_train // 8
     batches = [

@@ -1,0 +1,76 @@
+"""Decisions and versions as tables for people."""
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from schemas.decision import Check, Decision, ModelRef, Version
+
+TABLE_WIDTH = 120
+# A model's fingerprint as people compare it; the whole one is in --json.
+SHORT = 10
+VERDICT = {True: "yes", False: "NO", None: "not judged"}
+
+
+def show(versions: Sequence[Version], decisions: Sequence[Decision]) -> None:
+    """All versions, then all decisions."""
+    console = _console()
+    if not versions and not decisions:
+        console.print("no model is registered yet: psavlm run and psavlm promote do it")
+        return
+    table = _table("models", "version", "aliases", "model", "registered", "address")
+    for version in versions:
+        model = f"{version.step} {version.fingerprint[:SHORT]}"
+        aliases = ", ".join(version.aliases)
+        table.add_row(str(version.version), aliases, model, version.created, version.uri)
+    console.print(table)
+    table = _table("decisions", "no.", "time", "what", "candidate", "against", "why")
+    for one in decisions:
+        against = f"{one.opponent} {_model(one.reference)}"
+        why = one.reasons[0] + (f" (+ {len(one.reasons) - 1})" if len(one.reasons) > 1 else "")
+        table.add_row(str(one.number), one.time, one.action, _model(one.candidate), against, why)
+    console.print(table)
+
+
+def show_one(decision: Decision) -> None:
+    """A decision with its evidence."""
+    console = _console()
+    if decision.checks:
+        title = f"candidate against {decision.opponent}, in %"
+        table = _table(title, "rate", "n", "candidate", "other", "difference", "bar", "holds")
+        for check in decision.checks:
+            table.add_row(*_cells(check))
+        console.print(table)
+    number = "dry run" if decision.number is None else f"decision {decision.number}"
+    repeated = ", as before" if decision.repeated else ""
+    action = decision.action.replace("_", " ")
+    console.print(f"{number}{repeated}: {action} {_model(decision.candidate)}", soft_wrap=True)
+    for reason in decision.reasons:
+        console.print(f"  {reason}", soft_wrap=True)
+
+
+def _cells(check: Check) -> tuple[str, ...]:
+    difference = f"{100 * check.difference:+.1f} [{100 * check.low:+.1f}, {100 * check.high:+.1f}]"
+    bar = f"p {check.p:.2g} <= {check.bar:g}" if check.p is not None else f"{100 * check.bar:+.1f}"
+    rates = (f"{100 * rate.value:.1f}" for rate in (check.candidate, check.reference))
+    return check.name, str(check.n), *rates, difference, bar, VERDICT[check.passed]
+
+
+def _model(model: ModelRef) -> str:
+    version = f"version {model.version}, " if model.version is not None else ""
+    return f"{version}{model.step} {model.fingerprint[:SHORT]}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _console() -> Console:
+    terminal = Console(highlight=False, markup=False)
+    # A pipe has no width: let the tables have the one they need.
+    return terminal if terminal.is_terminal else Console(width=TABLE_WIDTH, markup=False)

@@ -1,0 +1,110 @@
+"""`psavlm sweep`: the ratio sweep as a Prefect flow, without servers of your own."""
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.options import (
+    DEFAULT_ROOT,
+    Base,
+    Choice,
+    Cluster,
+    Json,
+    Method,
+    Preset,
+    Ratio2,
+    Root,
+    Source,
+)
+from flows.cli.start import started
+from schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from infra.store import Store
+
+
+def register(app: typer.Typer) -> None:
+    """Add the sub-command."""
+    example = "psavlm sweep --ratios 0.3,1,3,10 --seeds 1"
+    app.command("sweep", epilog=f"Example: {example}")(sweep)
+
+
+def sweep(  # noqa: PLR0913 - the options are the flow's parameters
+    ratios: Annotated[str, typer.Option(help="Clean items per unsafe one.")] = "0.3,1,3,10",
+    seeds: Annotated[str, typer.Option(help="Seeds of training order and stages.")] = "1",
+    preset: Preset = "tiny-hard",
+    root: Root = DEFAULT_ROOT,
+    source: Source = None,
+    base: Base = "",
+    method: Method = "",
+    stage2_clean_per_unsafe: Ratio2 = None,
+    total: Annotated[
+        int | None,
+        typer.Option(help="Items an epoch for every ratio; the most that all can be drawn from."),
+    ] = None,
+    false_positive_rate: Annotated[
+        float, typer.Option(help="Share of benign images that every guard may flag.")
+    ] = 0.05,
+    cluster: Cluster = "",
+    promote: Annotated[
+        bool, typer.Option(help="Let the gate decide on the best Pareto point.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train and evaluate at several ratios; a table and a plot of what each of them costs."""
+    from schemas.sweep import SweepParameters
+
+    choice = Choice(preset, root, source, base, method, None, stage2_clean_per_unsafe, None)
+    asked = SweepParameters.checked(
+        {
+            "ratios": numbers("ratios", ratios, float),
+            "seeds": numbers("seeds", seeds, int),
+            "total": total,
+            "false_positive_rate": false_positive_rate,
+        }
+    )
+    with started(choice, None) as (_, store):
+        given = {
+            k: v for k, v in choice.parameters().items() if k not in ("clean_per_unsafe", "seed")
+        }
+        _sweep(
+            {**given, **asked.model_dump(), "cluster": cluster, "promote": promote},
+            store,
+            json=json,
+        )
+
+
+def numbers(name: str, text: str, kind: type[float]) -> list[float]:
+    """`0.3,1,3` as numbers; ConfigError for a word that is none."""
+    try:
+        return [kind(word) for word in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(
+            f"{name} = {text!r}: numbers with commas between them were expected, such as 0.3,1,3"
+        ) from error
+
+
+def _sweep(parameters: dict[str, Any], store: "Store", *, json: bool) -> None:
+    from flows.cli.run import make_home
+
+    make_home()  # before Prefect is imported, which warns when it cannot
+    from flows.ratio_sweep import ratio_sweep
+    from infra import ray_cluster
+    from tasks.progress import say
+    from tasks.sweep.step import FILES, read_text
+
+    if not os.environ.get("PREFECT_API_URL"):
+        say("starting Prefect's temporary server")
+    try:
+        outcome = ratio_sweep(**parameters, root=store.root)
+    finally:
+        ray_cluster.leave()
+    if json:
+        typer.echo(outcome.model_dump_json())
+        return
+    table = outcome.artifacts["sweep"]
+    typer.echo(read_text(table, store=store))
+    folder = store.local(table)
+    for name in FILES:
+        typer.echo(folder / name)

@@ -1,0 +1,43 @@
+"""What a run's page shows beside its steps: tables, the report, and where the rest is."""
+
+from typing import TYPE_CHECKING
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+from prefect.logging import get_run_logger
+
+from flows.told import in_words
+from infra.servers import addresses
+from infra.store import Store
+from schemas.artifact import Artifact
+from tasks.report import tables_for_page
+
+if TYPE_CHECKING:
+    from flows.outcome import Outcome
+
+
+def log(line: str) -> None:
+    """One line among the run's logs."""
+    get_run_logger().info(line)
+
+
+def show(outcome: "Outcome", store: Store) -> None:
+    """Tables, report, decision and links of a finished run as Prefect artifacts."""
+    report = outcome.artifacts.get("report")
+    if report is not None:
+        _report(report, store)
+    if outcome.decision is not None:
+        create_markdown_artifact(key="decision", markdown=in_words(outcome.decision))
+    for name, address in addresses().items():
+        if address.startswith("http"):
+            create_link_artifact(key=name, link=address, link_text=f"{name} page")
+
+
+def _report(report: Artifact, store: Store) -> None:
+    tables = tables_for_page(report, store=store)
+    create_table_artifact(key="result", table=tables.headline, description="Held-out items, in %")
+    create_table_artifact(key="data", table=tables.data, description="What became of the data")
+    create_markdown_artifact(key="report", markdown=tables.markdown, description="The report")

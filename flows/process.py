@@ -1,0 +1,12 @@
+"""A flow run's process, told to Prefect: `psavlm up` crashes runs whose process is gone."""
+
+import os
+from typing import Any
+
+from prefect import get_client
+
+
+def note_process(_flow: Any, run: Any, _state: Any) -> None:
+    """A hook for the state Running: a worker does this for its runs, `psavlm run` has none."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(run.id, infrastructure_pid=str(os.getpid()))

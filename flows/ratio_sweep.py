@@ -1,0 +1,163 @@
+"""The flow `psavlm-sweep`, deployed as `psavlm-sweep/ratio-sweep`: one line, many ratios.
+
+What does not depend on the ratio is made once: world, samples, labels, base and features. Then one
+task per ratio and seed trains and evaluates. All ratios train equally many items and steps.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefect import flow, get_run_logger
+
+from flows.full_pipeline import DAY_S
+from flows.line import evidence, pipeline, up_to
+from flows.outcome import Outcome
+from flows.page import log
+from flows.parameters import Method, Preset, Ratio, Root, Sources, configured
+from flows.points import Point, Runner
+from flows.process import note_process
+from flows.steps import as_task
+from flows.sweep_page import show_sweep
+from flows.told import told
+from infra import ray_cluster
+from infra.store import Store
+from schemas.artifact import Artifact
+from schemas.config import Count, Fraction, PipelineConfig
+from schemas.decision import Decision
+from schemas.errors import TrainingError
+from schemas.gate import load_gate
+from schemas.sweep import Ratios, Seeds, SweepParameters, SweepPoint
+from tasks import promote as gate
+from tasks.balance import common_total
+from tasks.base_model import base_model
+from tasks.encode import encode
+from tasks.progress import say
+from tasks.sweep import sweep_table
+from tasks.sweep.pareto import best_point
+from tasks.sweep.step import read_rows
+from tasks.sweep.tracking import log_sweep
+
+RATIOS, SEEDS = [0.3, 1.0, 3.0, 10.0], [1]
+
+
+@flow(name="psavlm-sweep", persist_result=False, timeout_seconds=DAY_S, on_running=[note_process])
+def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
+    ratios: Ratios = RATIOS,
+    seeds: Seeds = SEEDS,
+    preset: Preset = "tiny-hard",
+    root: Root = ".psavlm/store",
+    sources: Sources = (),
+    base: str = "",
+    method: Method = "",
+    stage2_clean_per_unsafe: Ratio | None = None,
+    total: Count | None = None,
+    false_positive_rate: Fraction = 0.05,
+    cluster: str = "",
+    promote: bool = False,
+) -> Outcome:
+    """Train and evaluate at every ratio and seed; the table, and all that is behind it.
+
+    Args:
+        ratios: clean items per unsafe one.
+        seeds: each of the training order and of both stages.
+        preset: a shipped name (tiny, tiny-hard), the path of a .toml file or its s3:// URI.
+        root: where artifacts go: a folder or s3://bucket/prefix.
+        sources: data sets in place of the preset's, such as {"format": "table", "uri": "my.csv"}.
+        base: base model: a LLaVA folder or hub name; empty is the preset's own.
+        method: a shipped variant or a .toml file; empty is the preset's own.
+        stage2_clean_per_unsafe: one ratio for stage 2 of all points; None follows stage 1's.
+        total: items an epoch for every ratio; None is the most that all can be drawn from.
+        false_positive_rate: share of benign images that every guard may flag where matched.
+        cluster: address of a Ray cluster; empty is that of `make up`, or one of the sweep's own.
+        promote: let the gate decide on the best Pareto point; otherwise nothing is registered.
+    """
+    sweep = SweepParameters.checked(
+        {"ratios": ratios, "seeds": seeds, "total": total}
+        | {"false_positive_rate": false_positive_rate}
+    )
+    asked: dict[str, Any] = {"preset": preset, "sources": sources, "base": base, "method": method}
+    asked |= {"stage2_clean_per_unsafe": stage2_clean_per_unsafe}
+    store = Store(root)
+    store.check()
+    labelled = shared(configured(asked), store)
+    points = planned(asked, sweep, labelled, store=store)
+    runner = Runner(store, cluster, sweep.false_positive_rate)
+    slots = ray_cluster.room(cluster, workers=points[0].config.stage1.workers)
+    done = runner.run_all(points, slots=slots)
+    check_failures(done)
+    do = told(as_task, also=log)
+    table = do("sweep", sweep_table, sweep, points[0].config.evaluate, done, store=store)
+    log_sweep(table, done, store=store)
+    show_sweep(table, store)
+    decision = proposed(table, points, store=store, cluster=cluster) if promote else None
+    return Outcome(artifacts={"sweep": table, **behind(done)}, decision=decision)
+
+
+def shared(config: PipelineConfig, store: Store) -> Artifact:
+    """Make what all points share, as named tasks; returns the labelled rows."""
+    do = told(as_task, also=log)
+    made = up_to(pipeline(config, store=store, do=do), "validate")
+    labelled, samples = made["validate"], made["ingest"]
+    base = do("base", base_model, config.base, store=store)
+    do("encode", encode, config.encode, labelled, samples, base, store=store)
+    return labelled
+
+
+def planned(
+    asked: Mapping[str, Any], sweep: SweepParameters, labelled: Artifact, *, store: Store
+) -> list[Point]:
+    """Every ratio and seed with its config: as many items an epoch for all of them.
+
+    Raises:
+        DataError: no ratio can be drawn from the labelled rows.
+    """
+    drafts = [
+        Point(ratio, seed, configured({**asked, "clean_per_unsafe": ratio, "seed": seed}))
+        for seed in sweep.seeds
+        for ratio in sweep.ratios
+    ]
+    total = sweep.total
+    if total is None:
+        orders = [o for p in drafts for o in (p.config.balance, p.config.stage2_balance)]
+        total = common_total(orders, labelled, store=store)
+    say(f"{total} items an epoch for every ratio")
+    return [Point(p.ratio, p.seed, _sized(p.config, total)) for p in drafts]
+
+
+def check_failures(points: Sequence[SweepPoint]) -> None:
+    """Warn of points that failed; TrainingError if all of them did."""
+    failed = [p for p in points if p.error]
+    for point in failed:
+        text = f"ratio {point.ratio:g} seed {point.seed} failed: {point.error}"
+        get_run_logger().warning(text)
+        say(text)
+    if len(failed) == len(points):
+        raise TrainingError(f"none of {len(points)} points succeeded; the first: {failed[0].error}")
+
+
+def proposed(table: Artifact, points: Sequence[Point], *, store: Store, cluster: str) -> Decision:
+    """Finish the best Pareto point's line, with its report, and ask the gate."""
+    chosen = best_point(read_rows(table, store=store))
+    config = next(p.config for p in points if (p.ratio, p.seed) == chosen)
+    do = told(as_task, also=log)
+    artifacts = up_to(pipeline(config, store=store, do=do, cluster=cluster), None)
+    inputs = evidence(config, artifacts)
+    decision: Decision = do("promote", gate.promote, load_gate(config.gate), inputs, store=store)
+    return decision
+
+
+def behind(points: Sequence[SweepPoint]) -> dict[str, Artifact]:
+    """The models and evaluations behind the table, by ratio, seed and stage."""
+    return {
+        f"ratio {point.ratio:g} seed {point.seed}/{stage}{suffix}": artifact
+        for point in points
+        for stage, result in point.stages.items()
+        for suffix, artifact in (("", result.model), ("/evaluation", result.evaluated))
+    }
+
+
+def _sized(config: PipelineConfig, total: int) -> PipelineConfig:
+    tree = config.model_dump()
+    for name in ("balance", "stage2_balance"):
+        tree[name] |= {"size": "fixed_total", "total": total}
+    return PipelineConfig.model_validate(tree)

@@ -1,0 +1,106 @@
+"""How to reach MLflow: a database of our own under `.psavlm/`, or MLFLOW_TRACKING_URI."""
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from schemas.errors import StorageError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+STATE = Path(".psavlm")
+DATABASE, ARTIFACTS = "mlflow.db", "mlflow-artifacts"
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # MLflow's own 7 retries make a server that is down look like one that hangs, for minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+_SQLITE = "sqlite:///"
+_SECRET = re.compile(r"://[^/@\s]+@")
+
+
+def tracking_uri() -> str:
+    """Where the registry is: MLFLOW_TRACKING_URI, or the database of `.psavlm/` here."""
+    own = _SQLITE + str((STATE / DATABASE).absolute())
+    return os.environ.get("MLFLOW_TRACKING_URI") or own
+
+
+def is_local(uri: str) -> bool:
+    """Whether only this machine sees the registry."""
+    return uri.startswith((_SQLITE, "file:"))
+
+
+def exists(uri: str) -> bool:
+    """Whether there can be anything in the registry: looking must not make a database."""
+    return not uri.startswith(_SQLITE) or Path(uri.removeprefix(_SQLITE)).exists()
+
+
+def artifact_location(uri: str) -> str | None:
+    """Where runs keep files: beside the database; None lets a server decide."""
+    if uri.startswith(("http://", "https://")):
+        return None
+    beside = Path(uri.removeprefix(_SQLITE)).parent if uri.startswith(_SQLITE) else STATE
+    return (beside / ARTIFACTS).absolute().as_uri()
+
+
+@lru_cache
+def connected(uri: str) -> "MlflowClient":
+    """A client; the database is made if there is none. StorageError if it cannot be reached."""
+    if uri.startswith(_SQLITE):
+        folder = Path(uri.removeprefix(_SQLITE)).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"cannot make the registry's folder {folder}: {error.strerror}; make it writable, "
+                "or set MLFLOW_TRACKING_URI"
+            ) from error
+    _prepare()
+    from mlflow import MlflowClient
+
+    # Making the database is told at length, by two libraries.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextlib.contextmanager
+def told(uri: str) -> Iterator[None]:
+    """Turn MLflow's errors into one line without credentials."""
+    _prepare()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        text = _SECRET.sub("://", " ".join(str(error).split()))
+        raise StorageError(
+            f"the registry at {_SECRET.sub('://', uri)} cannot be used: {text:.300}; check that it "
+            "is up (make up) and MLFLOW_TRACKING_URI"
+        ) from None
+
+
+@contextlib.contextmanager
+def or_another_made_it() -> Iterator[None]:
+    """Let a creation fail where another process was quicker."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _prepare() -> None:
+    """Settings must be in the environment before MLflow is imported."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,113 @@
+"""Start one process in a session of its own, and stop it with all that it started."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import psutil
+
+from infra.process import started
+from infra.servers.ports import spare_port
+from infra.servers.specs import Spec
+from infra.servers.state import FOLDER, Server, forget, write
+
+# Ray's head takes its time to end its workers.
+PATIENCE_S = 30.0
+LAST_WORDS_S = 5.0
+
+
+def start(
+    spec: Spec, root: Path, *, ports: Mapping[str, int], environment: Mapping[str, str]
+) -> Server:
+    """Start a server that outlives this process and its terminal; put it on record."""
+    words = {
+        "python": sys.executable,
+        "ray": Path(sys.executable).with_name("ray"),
+        "home": root,
+        "state": root / ".psavlm",
+        "cpus": os.cpu_count() or 1,
+        "spare": spare_port(),
+        **ports,
+    }
+    command = tuple(word.format_map(words) for word in spec.command)
+    log = root / FOLDER / f"{spec.name}.log"
+    if log.exists():
+        log.replace(log.with_suffix(".old.log"))
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=root,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    server = Server(
+        name=spec.name,
+        title=spec.title,
+        pid=process.pid,
+        started=started(process.pid),
+        ports=dict(ports),
+        page=spec.page.format_map(words),
+        command=command,
+        log=str(log),
+    )
+    write(root, server)
+    return server
+
+
+def stop(root: Path, server: Server) -> None:
+    """TERM, patience, then KILL: the server's own process, its children and its session."""
+    if server.alive():
+        members = family(server)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server.pid, 15)
+        _gone(members, PATIENCE_S)
+        end(members)
+    sweep(server)
+    forget(root, server.name)
+
+
+def sweep(server: Server) -> None:
+    """End what a dead server has left behind: the members of its session."""
+    if not server.alive():
+        end(_session(server.pid))
+
+
+def family(server: Server) -> list[psutil.Process]:
+    """A living server's process, all its descendants and all of its session."""
+    try:
+        leader = psutil.Process(server.pid)
+        return list({leader, *leader.children(recursive=True), *_session(server.pid)})
+    except psutil.NoSuchProcess:
+        return _session(server.pid)
+
+
+def end(members: Iterable[psutil.Process]) -> None:
+    """TERM who is still there, then KILL; psutil sees that a pid is not another process's now."""
+    left = _gone(members, 0)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in _gone(left, LAST_WORDS_S):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _session(leader: int) -> list[psutil.Process]:
+    """The processes of a session; its leader's pid is not given away while one of them lives."""
+    members = []
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, PermissionError, psutil.NoSuchProcess):
+            if os.getsid(pid) == leader:
+                members.append(psutil.Process(pid))
+    return members
+
+
+def _gone(members: Iterable[psutil.Process], patience: float) -> list[psutil.Process]:
+    """Wait; return those that are still there."""
+    return psutil.wait_procs(list(members), timeout=patience)[1]

@@ -1,0 +1,99 @@
+"""Decisions of the gate, and models as the registry knows them."""
+
+from typing import Literal
+
+from schemas.frozen import Frozen
+from schemas.report import Metric
+
+Action = Literal["promoted", "refused", "already_champion", "rolled_back"]
+Test = Literal["superior", "not_inferior"]
+
+
+class ModelRef(Frozen):
+    """A model by its artifact; `version` is its number in the registry, if it has one."""
+
+    step: str
+    fingerprint: str
+    uri: str
+    version: int | None = None
+
+    def at(self, version: int) -> "ModelRef":
+        """The same model as this version."""
+        return ModelRef(step=self.step, fingerprint=self.fingerprint, uri=self.uri, version=version)
+
+
+class Check(Frozen):
+    """One condition: both rates with n and intervals, their difference, and the bar.
+
+    Attributes:
+        name: the rate (schemas/report.py), with the opponent: `benign_refused/base`.
+        what: the rate in words.
+        test: `superior` (p at most the bar) or `not_inferior` (the interval within the bar).
+        n: items; 0 if none was judged.
+        candidate: its rate.
+        reference: the opponent's rate on the same items.
+        difference: candidate minus opponent.
+        low: lower end of the difference's interval, each end at the gate's alpha.
+        high: its upper end.
+        effect: the design effect; above 1, items that share an image count for less.
+        p: of the one-sided exact test, for `superior`.
+        bar: alpha for `superior`, otherwise the margin with its sign.
+        passed: None where there were too few items to judge.
+        reason: in one line, why.
+    """
+
+    name: str
+    what: str
+    test: Test
+    n: int
+    candidate: Metric
+    reference: Metric
+    difference: float
+    low: float
+    high: float
+    effect: float
+    p: float | None = None
+    bar: float
+    passed: bool | None
+    reason: str
+
+
+class Decision(Frozen):
+    """`decisions/<number>.json`: written once, with its evidence; the aliases follow from it.
+
+    A dry run's decision has no number. `repeated` is never stored: it says that the same question
+    was asked before and nothing has changed since.
+    """
+
+    format: int = 1
+    number: int | None
+    time: str
+    action: Action
+    candidate: ModelRef
+    reference: ModelRef
+    opponent: Literal["base", "champion"]
+    gate: str = ""
+    items: str = ""
+    evaluations: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
+    reasons: tuple[str, ...] = ()
+    commit: str | None = None
+    repeated: bool = False
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What was asked: candidate, opponent, gate and item set, by their hashes."""
+        return self.candidate.fingerprint, self.reference.fingerprint, self.gate, self.items
+
+
+class Version(Frozen):
+    """One version of the registered model, with the aliases that point to it now."""
+
+    version: int
+    fingerprint: str
+    uri: str
+    step: str
+    root: str
+    run: str
+    created: str
+    aliases: tuple[str, ...] = ()

@@ -1,0 +1,141 @@
+"""A trained arm at several operating points of its guard, at little more than the cost of one.
+
+An answer depends on the item and its hint alone, not on the threshold that led to the hint. So
+pass 1 looks at every image once, and pass 2 answers every distinct pair of item and hint once.
+N images, K risk types, L levels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.guard import INTERVENTIONS, Answer, Verdict
+from model.policy import GuardPolicy, decide, risk_score, threshold_at
+from schemas.sweep import MATCHED, UNCALIBRATED
+from tasks.encode import FeatureCache
+from tasks.evaluate.arms import open_backbone, open_guarded
+from tasks.progress import Tick
+
+Key = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A test item as the guard meets it; `image_id` is None for text alone."""
+
+    image_id: str | None
+    question: str
+    benign: bool
+
+
+@dataclass(frozen=True)
+class Operated:
+    """One operating point: its threshold, and an answer per item."""
+
+    threshold: float
+    answers: list[Answer]
+
+
+class Operator:
+    """A trained model with the features of its items; `batch` of them go through at a time."""
+
+    def __init__(self, base: Path, model: Path, features: Path, *, batch: int) -> None:
+        self.guarded, self.intervention = open_guarded(model, open_backbone(base))
+        self.cache = FeatureCache(features)
+        self.batch = batch
+
+    def operate(
+        self, items: Sequence[Asked], *, rate: float, max_new_tokens: int, tick: Tick
+    ) -> dict[str, Operated]:
+        """Both operating points of schemas/sweep.py by name.
+
+        Args:
+            items: what is asked.
+            rate: share of the benign images that `matched` flags; its threshold is set on these.
+            max_new_tokens: the longest answer.
+            tick: told how many items are done.
+        """
+        policies, verdicts = self._decide(items, rate)
+        keys = {name: self._keys(found) for name, found in verdicts.items()}
+        asked: dict[Key, Verdict | None] = {}
+        for name, found in verdicts.items():
+            asked |= zip(keys[name], found, strict=True)
+        texts = self._write(items, asked, max_new_tokens, tick)
+        return {
+            name: Operated(
+                policies[name].threshold,
+                [
+                    Answer(text=texts[key], verdict=verdict, hint=key[1])
+                    for key, verdict in zip(keys[name], found, strict=True)
+                ],
+            )
+            for name, found in verdicts.items()
+        }
+
+    def _decide(
+        self, items: Sequence[Asked], rate: float
+    ) -> tuple[dict[str, GuardPolicy], dict[str, list[Verdict | None]]]:
+        """Pass 1: the policies, and under each a verdict per item (None for text alone)."""
+        seen = [item for item in items if item.image_id is not None]
+        types_NK, levels_NL = self._look(seen)
+        policies = {UNCALIBRATED: GuardPolicy(disabled=self.guarded.policy.disabled)}
+        risks = risk_score(types_NK, levels_NL, policies[UNCALIBRATED]).tolist()
+        benign = [risk for risk, item in zip(risks, seen, strict=True) if item.benign]
+        at_rate = {"threshold": threshold_at(benign, rate)}
+        policies[MATCHED] = GuardPolicy.model_validate(
+            {**policies[UNCALIBRATED].model_dump(), **at_rate}
+        )
+        verdicts: dict[str, list[Verdict | None]] = {}
+        for name, policy in policies.items():
+            taxonomy = self.guarded.taxonomy
+            found = iter(decide(types_NK, levels_NL, policy=policy, taxonomy=taxonomy))
+            verdicts[name] = [None if item.image_id is None else next(found) for item in items]
+        return policies, verdicts
+
+    @torch.no_grad()
+    def _look(self, seen: Sequence[Asked]) -> tuple[Tensor, Tensor]:
+        """Type logits [N, K] and level logits [N, L] of items that have an image."""
+        taxonomy = self.guarded.taxonomy
+        types = [torch.zeros(0, len(taxonomy.types))]
+        levels = [torch.zeros(0, len(taxonomy.levels))]
+        for first in range(0, len(seen), self.batch):
+            part = seen[first : first + self.batch]
+            features = self.cache.batch([item.image_id for item in part if item.image_id])
+            found = self.guarded.model.concept_logits(features, [item.question for item in part])
+            types.append(found[0].cpu())
+            levels.append(found[1].cpu())
+        return torch.cat(types), torch.cat(levels)
+
+    def _keys(self, verdicts: Sequence[Verdict | None]) -> list[Key]:
+        """What decides an item's answer: its number and its hint."""
+        act = INTERVENTIONS[self.intervention]
+        hints, taxonomy = self.guarded.hints, self.guarded.taxonomy
+        return [(i, act(verdict, hints, taxonomy)) for i, verdict in enumerate(verdicts)]
+
+    def _write(
+        self,
+        items: Sequence[Asked],
+        asked: dict[Key, Verdict | None],
+        max_new_tokens: int,
+        tick: Tick,
+    ) -> dict[Key, str]:
+        """Pass 2: one text per key, each asked with the verdict that gave its hint."""
+        keys, texts = sorted(asked), {}
+        for first in range(0, len(keys), self.batch):
+            batch = keys[first : first + self.batch]
+            part = [items[i] for i, _ in batch]
+            images = [item.image_id for item in part if item.image_id is not None]
+            features = iter(self.cache.batch(images)) if images else iter(())
+            answers = self.guarded.answer_features(
+                [None if item.image_id is None else next(features) for item in part],
+                [item.question for item in part],
+                intervention=self.intervention,
+                verdicts=[asked[key] for key in batch],
+                max_new_tokens=max_new_tokens,
+            )
+            texts |= {key: answer.text for key, answer in zip(batch, answers, strict=True)}
+            tick(len(items) * len(texts) // len(keys), "items")
+        return texts

@@ -1,0 +1,101 @@
+"""Evaluate a stage at the operating points of a sweep: same items, same model, other thresholds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.fingerprint import content_hash
+from infra.store import Store
+from schemas.artifact import Artifact
+from schemas.sweep import PointsConfig
+from schemas.taxonomy import CLEAN, load_taxonomy
+from tasks.base_model import FOLDER, libraries
+from tasks.evaluate.judging import Judge
+from tasks.evaluate.step import ITEMS, _item, _question, _test_rows
+from tasks.progress import progress
+
+VERSION = 1
+THRESHOLDS = "thresholds.json"
+
+
+def evaluate_points(
+    config: PointsConfig,
+    base: Artifact,
+    labelled: Artifact,
+    features: Artifact,
+    model: Artifact,
+    *,
+    store: Store,
+) -> Artifact:
+    """`items.parquet` (a judged row per item and operating point) and `thresholds.json` by point.
+
+    The guard's threshold at `matched` is set on the benign items evaluated here, as a miss rate
+    at a fixed false-positive rate usually is: it compares models, it is no forecast.
+
+    Args:
+        config: answers, judging, and the rate to match.
+        base: the base model.
+        labelled: its test split is what is asked.
+        features: the encoder's features of the same images.
+        model: a trained stage.
+        store: where artifacts live.
+
+    Raises:
+        DataError: no test items.
+    """
+    parents = {"base": base, "labelled": labelled, "features": features, "model": model}
+    return store.artifact(
+        "evaluate_points",
+        VERSION,
+        config=config,
+        parents=parents,
+        inputs={"taxonomy": content_hash(load_taxonomy(config.evaluate.taxonomy)), **libraries()},
+        build=lambda folder: _build(
+            config, {name: store.local(p) for name, p in parents.items()}, folder, model.step
+        ),
+    )
+
+
+def read_points(artifact: Artifact, *, store: Store) -> tuple[pa.Table, dict[str, float]]:
+    """The judged rows of all operating points (column `point`), and the thresholds by point."""
+    folder = store.local(artifact)
+    return pq.read_table(folder / ITEMS), json.loads((folder / THRESHOLDS).read_text())
+
+
+def _build(
+    config: PointsConfig, parents: dict[str, Path], folder: Path, stage: str
+) -> dict[str, int]:
+    from tasks.evaluate.operate import Asked, Operator
+
+    rows = _test_rows(parents["labelled"])
+    operator = Operator(
+        parents["base"] / FOLDER,
+        parents["model"] / FOLDER,
+        parents["features"],
+        batch=config.evaluate.batch,
+    )
+    asked = [Asked(_image(row), _question(row), row["risk_type"] == CLEAN) for row in rows]
+    with progress(f"evaluate {stage}", len(rows)) as tick:
+        points = operator.operate(
+            asked,
+            rate=config.false_positive_rate,
+            max_new_tokens=config.evaluate.max_new_tokens,
+            tick=tick,
+        )
+    judge = Judge.of(rows, config.evaluate.refusal_markers)
+    judged = [
+        {"point": name, **_item(row, answer, judge)}
+        for name, point in points.items()
+        for row, answer in zip(rows, point.answers, strict=True)
+    ]
+    pq.write_table(pa.Table.from_pylist(judged), folder / ITEMS)
+    thresholds = {name: point.threshold for name, point in points.items()}
+    (folder / THRESHOLDS).write_text(json.dumps(thresholds, indent=1))
+    return {"items": len(rows), "points": len(points)}
+
+
+def _image(row: dict[str, Any]) -> str | None:
+    return row["image_ids"][0] if row["image_ids"] else None

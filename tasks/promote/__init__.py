@@ -1,0 +1,7 @@
+"""Promotion: the gate decides on evidence; the registry follows the decisions."""
+
+from tasks.promote.inputs import PromoteInputs
+from tasks.promote.rollback import rollback
+from tasks.promote.step import promote, register_candidate
+
+__all__ = ["PromoteInputs", "promote", "register_candidate", "rollback"]

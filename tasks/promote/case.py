@@ -1,0 +1,141 @@
+"""One candidate before the gate: objections, opponents, evidence, the verdict."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from infra.fingerprint import content_hash
+from infra.provenance import provenance
+from infra.registry import Registry
+from infra.store import Store
+from schemas.artifact import Artifact
+from schemas.config import Stage
+from schemas.decision import Decision, ModelRef
+from schemas.errors import StorageError
+from schemas.gate import GateConfig
+from tasks.encode import encode
+from tasks.evaluate import evaluate
+from tasks.promote.checks import compare
+from tasks.promote.evidence import Arm, Evidence, gather
+from tasks.promote.history import History
+from tasks.promote.inputs import PromoteInputs
+from tasks.promote.records import known, stranger
+
+CANDIDATE, BASE, CHAMPION = "candidate", "base", "champion"
+
+
+def now() -> str:
+    """The time of a decision."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A candidate, what it must show, and where everything lies."""
+
+    gate: GateConfig
+    inputs: PromoteInputs
+    store: Store
+    registry: Registry
+    again: bool
+
+    def decide(self, history: History) -> Decision:
+        """The decision, without a number; nothing is written but a champion's evaluation."""
+        champion, model = history.champion, self.inputs.model
+        if champion and champion.fingerprint == model.fingerprint:
+            return self._already(history)
+        against = CHAMPION if champion else BASE
+        reasons = self._objections(history)
+        evidence, checks = Evidence(reasons=reasons), []
+        if not reasons:
+            evidence = self._evidence(history)
+        if not evidence.reasons:
+            mine, *others = evidence.rows
+            opponents = {name: evidence.rows[name] for name in others}
+            checks = compare(evidence.rows[mine], opponents, against=against, gate=self.gate)
+        failed = tuple(check.reason for check in checks if check.passed is False)
+        why = evidence.reasons or failed
+        return Decision(
+            number=None,
+            time=now(),
+            action="refused" if why else "promoted",
+            candidate=known(self.registry, model),
+            reference=known(self.registry, champion or self.inputs.base),
+            opponent=against,
+            gate=content_hash(self.gate),
+            items=evidence.items,
+            evaluations=evidence.evaluations,
+            checks=tuple(checks),
+            reasons=why or (checks[0].reason,),
+            commit=provenance()["commit"],
+        )
+
+    def _already(self, history: History) -> Decision:
+        made = history.last_promotion(self.inputs.model.fingerprint)
+        candidate = known(self.registry, made.candidate)
+        told: dict[str, Any] = {
+            "action": "already_champion",
+            "candidate": candidate,
+            "reasons": (f"already champion, version {candidate.version}",),
+            "repeated": True,
+        }
+        return Decision.model_validate({**dict(made), **told})
+
+    def _objections(self, history: History) -> tuple[str, ...]:
+        """What speaks against the candidate before any evidence is looked at."""
+        model, reasons = self.inputs.model, []
+        if model.step not in tuple(Stage):
+            stages = " or ".join(Stage)
+            reasons.append(f"the candidate is an artifact of step {model.step!r}, not of {stages}")
+        if not self.again and (back := history.sent_back(model.fingerprint)):
+            reasons.append(
+                f"the candidate was champion and was rolled back by decision {back.number}: train "
+                "another one, or give --again"
+            )
+        if other := stranger(self.registry, history):
+            reasons.append(
+                f"the registry's champion, version {other.version}, was decided in {other.root}: "
+                "give that root, or a registry of your own by MLFLOW_TRACKING_URI"
+            )
+        return tuple(reasons)
+
+    def _evidence(self, history: History) -> Evidence:
+        inputs = self.inputs
+        arms = {
+            CANDIDATE: Arm(inputs.model, inputs.base, inputs.evaluation),
+            BASE: Arm(inputs.base, inputs.base, inputs.base_evaluation),
+        }
+        if history.champion:
+            try:
+                arms[CHAMPION] = self._champion(history.champion)
+            except StorageError as error:
+                return Evidence(reasons=(f"unverified artifact: the champion: {error}",))
+        return gather(arms, gate=self.gate, store=self.store)
+
+    def _champion(self, champion: ModelRef) -> Arm:
+        """The champion, asked the candidate's items; cached by the store."""
+        inputs, store = self.inputs, self.store
+        model = self._there(champion.step, champion.fingerprint)
+        base = self._there(*store.manifest(model).parents[BASE].split("/"))
+        features = inputs.features
+        if base.fingerprint != inputs.base.fingerprint:
+            features = encode(inputs.encode, inputs.labelled, inputs.samples, base, store=store)
+        evaluation = evaluate(
+            inputs.evaluate,
+            champion.step,
+            base,
+            inputs.labelled,
+            features,
+            store=store,
+            model=model,
+        )
+        return Arm(model, base, evaluation)
+
+    def _there(self, step: str, fingerprint: str) -> Artifact:
+        found = self.store.find(step, fingerprint)
+        if found is None:
+            raise StorageError(
+                f"no sound artifact {step}/{fingerprint} in {self.store.root}: bring it back, or "
+                "run psavlm rollback"
+            )
+        return found

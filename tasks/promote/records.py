@@ -1,0 +1,104 @@
+"""From decisions and artifacts to what the registry holds: runs, versions, aliases."""
+
+from pathlib import Path
+from typing import Any
+
+from infra.registry import Registry, Run
+from infra.store import Store, open_artifact
+from schemas.artifact import Artifact
+from schemas.decision import ModelRef, Version
+from schemas.errors import StorageError
+from tasks.evaluate.step import REPORT, read_report
+from tasks.progress import say
+from tasks.promote.history import History
+from tasks.promote.inputs import PromoteInputs
+
+# Of a report the pages and tables, not what lies below.
+SHOWN = (".html", ".md", ".csv", ".json", ".png", ".svg")
+
+
+def register(registry: Registry, inputs: PromoteInputs, *, store: Store) -> Version:
+    """The candidate's version, with its evaluation's numbers and the report in its run."""
+    run = _model_run(inputs.model, store)
+    report = read_report(inputs.evaluation, store=store)
+    for name, metric in report.metrics.items():
+        run.metrics[name] = metric.value
+        run.metrics.update({f"{name}_low": metric.low, f"{name}_high": metric.high})
+    for name, metric in read_report(inputs.base_evaluation, store=store).metrics.items():
+        run.metrics[f"base_{name}"] = metric.value
+    run.tags["evaluation"] = inputs.evaluation.fingerprint
+    run.texts[f"evaluation/{REPORT}"] = report.model_dump_json(indent=1)
+    if inputs.report is not None:
+        run.tags["report"] = inputs.report.fingerprint
+        run.files.update(_pages(store.local(inputs.report)))
+    version = registry.register(inputs.model, run)
+    if "candidate" not in version.aliases:
+        registry.point("candidate", version.version)
+    return version
+
+
+def follow(registry: Registry, history: History, *, store: Store) -> None:
+    """Let the aliases say what the decisions say; a version that the registry lost is made anew."""
+    pointed = registry.aliases()
+    for alias, model in (("previous", history.previous), ("champion", history.champion)):
+        if model is None:
+            if alias in pointed:
+                registry.unpoint(alias)
+            continue
+        version = registry.find(model.fingerprint) or _again(registry, model, store)
+        if version is not None and pointed.get(alias) != version.version:
+            registry.point(alias, version.version)
+
+
+def known(registry: Registry, model: ModelRef | Artifact) -> ModelRef:
+    """A model with its version's number, where the registry has it."""
+    version = registry.find(model.fingerprint)
+    number = version.version if version else None
+    return ModelRef(step=model.step, fingerprint=model.fingerprint, uri=model.uri, version=number)
+
+
+def stranger(registry: Registry, history: History) -> Version | None:
+    """The registry's champion if it was made in another root and is there to be used."""
+    version = registry.find("champion")
+    if version is None or version.fingerprint in history.promoted():
+        return None
+    try:
+        open_artifact(version.uri)
+    except StorageError:
+        return None
+    return version
+
+
+def _again(registry: Registry, model: ModelRef, store: Store) -> Version | None:
+    artifact = store.find(model.step, model.fingerprint)
+    if artifact is None:
+        say(f"{model.step}/{model.fingerprint} is neither in the registry nor in {store.root}")
+        return None
+    return registry.register(artifact, _model_run(artifact, store))
+
+
+def _model_run(model: Artifact, store: Store) -> Run:
+    manifest = store.manifest(model)
+    tags = {"fingerprint": model.fingerprint, "uri": model.uri, "step": model.step}
+    if commit := manifest.provenance.get("commit"):
+        tags["commit"] = commit
+    return Run(
+        key=model.fingerprint,
+        name=f"{model.step} {model.fingerprint[:8]}",
+        params=dict(_flat(manifest.config)),
+        tags=tags,
+        texts={"manifest.json": manifest.model_dump_json(indent=1)},
+    )
+
+
+def _flat(tree: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    leaves: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        name = f"{above}{key}"
+        leaves += _flat(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
+    return leaves
+
+
+def _pages(folder: Path) -> dict[str, Path]:
+    files = sorted(path for path in folder.iterdir() if path.suffix in SHOWN)
+    return {f"report/{path.name}": path for path in files}

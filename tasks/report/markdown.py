@@ -1,0 +1,129 @@
+"""The report as Markdown, and its two main tables as plain rows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tasks.report.words import arm_name, counted, interval, ratio
+
+NOTE = (
+    "The data come from the tiny world: these numbers say whether the pipeline works. They say "
+    "nothing about LLaVA."
+)
+Row = dict[str, str]
+
+
+def headline_table(numbers: dict[str, Any]) -> list[Row]:
+    """A row per metric: n, then each arm in per cent with its 95 % interval."""
+    arms = numbers.get("arms", [])
+    return [
+        {
+            "in % [95 % interval]": row["label"],
+            "n": counted(row),
+            **{arm_name(arm): _cell(row, arm) for arm in arms},
+        }
+        for row in numbers.get("headline", [])
+    ]
+
+
+def data_table(numbers: dict[str, Any]) -> list[Row]:
+    """Rows in and out of every step, reasons below them, and each stage's ratio."""
+    data = numbers.get("data", {})
+    rows = []
+    for name, refused in (("reading", "rejected"), ("checking", "quarantined")):
+        if name in data:
+            step = data[name]
+            told = f"{step['accepted']} accepted, {step[refused]} {refused}"
+            rows.append({"what": f"{name}: rows in", "number": str(step["in"]), "notes": told})
+            for why in step["reasons"]:
+                what = {"what": f"{name}: {why['reason']}", "number": str(why["rows"])}
+                rows.append({**what, "notes": f"source {why['source']}"})
+    for order in data.get("orders", []):
+        rows.append(
+            {
+                "what": f"{arm_name(order['stage'])}: clean per unsafe",
+                "number": ratio(order["clean"], order["unsafe"]),
+                "notes": f"asked {order['asked']:g} : 1; epoch of {order['epoch']} items, "
+                f"{order['used']} of {order['choice']} training rows used",
+            }
+        )
+    return rows
+
+
+def markdown(numbers: dict[str, Any], *, plots: Sequence[str] = ()) -> str:
+    """The whole report as text; `plots` are the addresses of its charts, relative to it."""
+    parts = ["# Safety report", numbers["sentence"]]
+    if numbers.get("tiny"):
+        parts.append(f"*{NOTE}*")
+    if rows := headline_table(numbers):
+        parts += ["## Before and after", table(rows)]
+    if rows := _types(numbers):
+        parts += ["## By risk type", table(rows)]
+    if "worst" in numbers:
+        counts = numbers["worst"]["counts"].items()
+        parts += [f"## What went wrong ({arm_name(numbers['worst']['arm'])})"]
+        parts += [table([{"what": why, "items": str(n)} for why, n in counts])]
+    if numbers.get("losses"):
+        parts += ["## Training", table(_losses(numbers))]
+    if rows := data_table(numbers):
+        parts += ["## Data", table(rows)]
+    if plots:
+        parts += ["## Charts", *(f"![{path.split('/')[-1][:-4]}]({path})" for path in plots)]
+    return "\n\n".join([*parts, *_origin(numbers)]) + "\n"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as a Markdown table; all have the keys of the first."""
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *([row[name] for name in names] for row in rows)]
+    return "\n".join(f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines)
+
+
+def _types(numbers: dict[str, Any]) -> list[Row]:
+    rows = []
+    for row in numbers.get("by_type", []):
+        told = {"risk type": row["type"]}
+        for name, title in (("obeyed", "obeyed"), ("named", "refused by name")):
+            for arm, cells in row["arms"].items():
+                told.setdefault("n", str(cells[name]["n"]))
+                told[f"{title}, {arm_name(arm)}"] = interval(cells[name])
+        rows.append(told)
+    return rows
+
+
+def _losses(numbers: dict[str, Any]) -> list[Row]:
+    return [
+        {
+            "part": row["part"],
+            "steps": str(row["steps"]),
+            "loss at first": f"{row['first']:.3g}",
+            "at last": f"{row['last']:.3g}",
+        }
+        for row in numbers["losses"]
+    ]
+
+
+def _origin(numbers: dict[str, Any]) -> list[str]:
+    rows = [
+        {
+            "role": step["role"],
+            "address": f"`{step['address']}`",
+            "commit": commit(step),
+        }
+        for step in numbers["origin"]["steps"]
+    ]
+    return ["## Where it comes from", table(rows)] if rows else []
+
+
+def commit(step: dict[str, Any]) -> str:
+    """A step's commit, shortened; `+` behind it where the checkout had changes of its own."""
+    if not step["commit"]:
+        return "-"
+    return f"{step['commit'][:12]}{'+' if step['dirty'] else ''}"
+
+
+def _cell(row: dict[str, Any], arm: str) -> str:
+    return interval(row["arms"][arm]) if arm in row["arms"] else "-"
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

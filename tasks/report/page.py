@@ -1,0 +1,61 @@
+"""The report as one HTML file: no script, no font, no picture from elsewhere.
+
+The page is also well-formed XML, so that a strict reader can check it.
+"""
+
+from base64 import b64encode
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from tasks.report import words
+from tasks.report.markdown import NOTE, commit
+from tasks.report.plots import ARMS
+
+TEMPLATE, LOOKS = "template.html.j2", "page.css"
+TILES = words.SENTENCE
+
+
+def page(numbers: dict[str, Any], charts: Mapping[str, str], pictures: Mapping[str, bytes]) -> str:
+    """The page for numbers (collect.py), charts as SVG texts and pictures as PNG bytes, by name."""
+    from jinja2 import Environment, StrictUndefined
+
+    folder = resources.files("tasks.report")
+    maker = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    maker.filters |= {
+        "percent": words.percent,
+        "interval": words.interval,
+        "arm": words.arm_name,
+    }
+    rows = numbers.get("headline", [])
+    return maker.from_string(folder.joinpath(TEMPLATE).read_text(encoding="utf-8")).render(
+        numbers=numbers,
+        css=folder.joinpath(LOOKS).read_text(encoding="utf-8"),
+        charts={name: _uri("image/svg+xml", svg.encode()) for name, svg in charts.items()},
+        pictures={name: _uri("image/png", data) for name, data in pictures.items()},
+        tiles=[row for name in TILES for row in rows if row["metric"] == name],
+        colours=dict(zip(numbers.get("arms", []), ARMS, strict=False)),
+        note=NOTE,
+        counted=words.counted,
+        ratio=words.ratio,
+        commit=commit,
+        flat=flat,
+    )
+
+
+def flat(value: Any, *, prefix: str = "") -> list[tuple[str, str]]:
+    """Settings as (dotted name, text) pairs, for reading."""
+    if isinstance(value, dict) and value:
+        found = (flat(part, prefix=f"{prefix}{name}.") for name, part in value.items())
+        return [pair for pairs in found for pair in pairs]
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        numbered = {str(number): part for number, part in enumerate(value)}
+        return flat(numbered, prefix=prefix)
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return [(prefix.removesuffix("."), text)]
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{b64encode(data).decode()}"

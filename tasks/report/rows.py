@@ -1,0 +1,92 @@
+"""What became of the data: rows in, refused and set aside by reason, and the training order."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.parts import read_parts
+from infra.store import Store
+from schemas.artifact import Artifact, Manifest
+from schemas.samples import REJECTS, ROWS, SPLITS
+from tasks.report.inputs import ReportInputs
+from tasks.validate.step import QUARANTINE
+
+
+def data(inputs: ReportInputs, store: Store) -> dict[str, Any]:
+    """reading, labelled, kinds and orders; each only where its step has run."""
+    told: dict[str, Any] = {}
+    if inputs.samples:
+        rejects = read_parts(store.local(inputs.samples) / "rejects", REJECTS)
+        told["reading"] = {**inputs.samples.counts, "reasons": _reasons(rejects)}
+    if inputs.labelled:
+        folder = store.local(inputs.labelled)
+        quarantine = read_parts(folder / "quarantine", QUARANTINE)
+        told["checking"] = {**inputs.labelled.counts, "reasons": _reasons(quarantine)}
+        told["kinds"] = _kinds(folder)
+    pairs = (("stage1", inputs.concepts, inputs.stage1), ("stage2", inputs.aligned, inputs.stage2))
+    orders = [_order(name, plan, stage, store) for name, plan, stage in pairs if plan]
+    if orders:
+        told["orders"] = orders
+    return told
+
+
+def _reasons(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows of source, reason and count, the most frequent first."""
+    pairs = zip(table["source"].to_pylist(), table["reason"].to_pylist(), strict=True)
+    counts = sorted(Counter(pairs).items(), key=lambda item: (-item[1], item[0]))
+    return [{"source": source, "reason": why, "rows": n} for (source, why), n in counts]
+
+
+def _kinds(labelled: Path) -> list[dict[str, Any]]:
+    """Accepted rows by risk type and split, `clean` last."""
+    table = read_parts(labelled / "rows", ROWS, columns=["risk_type", "split"])
+    grouped = table.group_by(["risk_type", "split"]).aggregate([([], "count_all")]).to_pylist()
+    counts = {(row["risk_type"], row["split"]): row["count_all"] for row in grouped}
+    types = sorted({name for name, _ in counts}, key=lambda name: (name == "clean", name))
+    return [
+        {"type": name, **{split: counts.get((name, split), 0) for split in SPLITS}}
+        for name in types
+    ]
+
+
+def _order(name: str, plan: Artifact, stage: Artifact | None, store: Store) -> dict[str, Any]:
+    """One stage's training order: the ratio asked for, and the one that the plan has."""
+    config = store.manifest(plan).config
+    unsafe = _unsafe_positions(store.local(plan))
+    epoch = len(unsafe) // config["epochs"]
+    told = {
+        "stage": name,
+        "asked": config["clean_per_unsafe"],
+        "unsafe": int(unsafe.sum()),
+        "clean": int((~unsafe).sum()),
+        "epoch": epoch,
+        "epochs": config["epochs"],
+        "choice": plan.counts["in"],
+        "used": plan.counts["rows"],
+    }
+    parts = store.manifest(stage).config["parts"] if stage else {}
+    sizes = sorted({part["global_batch"] for part in parts.values()})
+    return {**told, "batches": [{"size": s, "off": _worst_batch(unsafe, s)} for s in sizes]}
+
+
+def _unsafe_positions(plan: Path) -> np.ndarray:
+    """Whether each position of the plan is unsafe, [positions] bool."""
+    rows = read_parts(plan / "rows", ROWS, columns=["sample_id", "risk_level"])
+    levels = np.asarray(rows.sort_by("sample_id")["risk_level"])
+    return levels[pq.read_table(plan / "plan.parquet")["row"].to_numpy()] > 0
+
+
+def _worst_batch(unsafe: np.ndarray, size: int) -> float:
+    """The largest deviation of a whole global batch from the order's share, in items."""
+    whole = unsafe[: len(unsafe) // size * size].reshape(-1, size).sum(1)
+    return float(np.abs(whole - size * unsafe.mean()).max()) if len(whole) else 0.0
+
+
+def from_world(manifest: Manifest) -> bool:
+    """Whether the samples come from the tiny world, at least in part."""
+    return "world" in manifest.parents or "world:" in json.dumps(manifest.config)

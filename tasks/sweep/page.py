@@ -1,0 +1,141 @@
+"""A sweep for people: the same tables as Markdown and as one self-contained HTML page."""
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from schemas.report import Metric
+from schemas.sweep import MATCHED, POINTS, STAGES, SweepParameters, SweepRow
+from tasks.sweep.papers import BENCHMARKS, REMARK, RISKY, papers_rows
+from tasks.sweep.plot import LAYOUTS, STAGE_NAMES, point_title
+
+TITLE = "Ratio sweep: clean to unsafe items in training"
+# Column -> metric, in the order of the printed table.
+COLUMNS = {
+    "risky obeyed": "risky_obeyed",
+    "benign refused": "all_benign_refused",
+    "ordinary benign refused": "benign_refused",
+    "near misses refused": "near_miss_refused",
+    "benign exact": "all_benign_exact",
+    "refused, right type": "risky_correctly_refused",
+    "guard false positives": "guard_false_positive",
+    "guard misses": "guard_missed",
+    "type accuracy": "type_accuracy",
+}
+
+
+class Section(NamedTuple):
+    """A heading, a remark, and a table of cells."""
+
+    title: str
+    remark: str
+    header: list[str]
+    lines: list[list[str]]
+
+
+def markdown_page(rows: Sequence[SweepRow], sweep: SweepParameters, *, plot: str = "") -> str:
+    """Title, what was compared, the plot, and a table per stage and operating point.
+
+    Args:
+        rows: all rows of the sweep.
+        sweep: what was asked for.
+        plot: address of the plot; empty for the file beside the page.
+    """
+    parts = [
+        f"# {TITLE}",
+        *_told(rows, sweep),
+        f"![risky obeyed and benign refused]({_plot(plot)})",
+    ]
+    for section in _sections(rows, sweep):
+        lines = [section.header, ["---:"] * len(section.header), *section.lines]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        parts += [f"## {section.title}", *filter(None, [section.remark]), table]
+    return "\n\n".join(parts) + "\n"
+
+
+def html_page(rows: Sequence[SweepRow], sweep: SweepParameters, folder: Path) -> str:
+    """The page with the plots of `folder` inside it; nothing is loaded from elsewhere."""
+    from jinja2 import Environment, PackageLoader
+
+    page = Environment(loader=PackageLoader("tasks.sweep", ""), autoescape=True)
+    wide, narrow = (_data((folder / f"{x.name}.png").read_bytes()) for x in LAYOUTS)
+    return page.get_template("page.html.j2").render(
+        title=TITLE, told=_told(rows, sweep), wide=wide, narrow=narrow, end=LAYOUTS[0].width,
+        sections=_sections(rows, sweep),
+    )  # fmt: skip
+
+
+def _told(rows: Sequence[SweepRow], sweep: SweepParameters) -> list[str]:
+    """What was compared, in sentences; failed points last."""
+    whole = [row for row in rows if row.seed is None]
+    sizes = sorted({(row.unsafe_items or 0) + (row.clean_items or 0) for row in whole})
+    steps = ", ".join(
+        f"{row.steps} steps {STAGE_NAMES[row.stage]}"
+        for row in {row.stage: row for row in whole}.values()
+    )
+    rate = f"{100 * sweep.false_positive_rate:g} %"
+    told = [
+        f"Every ratio trains on equally many items ({'/'.join(map(str, sizes))} an epoch) and for "
+        f"equally many steps ({steps}); seeds {', '.join(map(str, sweep.seeds))}. Rates are in % "
+        "of held-out items, which are the same for all, with 95 % intervals.",
+        "Two operating points. Uncalibrated: the papers' way, temperatures 1 and threshold 0.5; it "
+        "shows what the ratio does. Matched: the guard's threshold is set so that it flags at most "
+        f"{rate} of the benign images, the same for every ratio; it is set on the evaluated items "
+        "themselves, so it compares models and is no forecast of a rate in use.",
+    ]
+    failed = [row for row in rows if row.error]
+    return told + [f"FAILED: ratio {r.ratio:g} seed {r.seed}: {r.error}" for r in failed]
+
+
+def _sections(rows: Sequence[SweepRow], sweep: SweepParameters) -> list[Section]:
+    sections = []
+    for stage in STAGES:
+        for point in POINTS:
+            own = [r for r in rows if (r.stage, r.point) == (stage, point) and r.seed is None]
+            if own:
+                title = f"{STAGE_NAMES[stage]}, {point_title(point, sweep)}"
+                sections.append(
+                    _section(title[0].upper() + title[1:], own, matched=point == MATCHED)
+                )
+    title = "Not comparable: the papers' own sweep of stage 1"
+    header = ["clean items", f"per unsafe ({RISKY:,})", *BENCHMARKS]
+    return [*sections, Section(title, REMARK, header, papers_rows())]
+
+
+def _section(title: str, rows: Sequence[SweepRow], *, matched: bool) -> Section:
+    counts = {name: {row.metrics[key].n for row in rows} for name, key in COLUMNS.items()}
+    header = ["clean : unsafe", "items", "Pareto"]
+    header += [f"{name} (n = {'/'.join(map(str, sorted(n)))})" for name, n in counts.items()]
+    lines = [
+        [
+            f"{row.ratio:g} ({row.ratio_achieved:.3g})",
+            f"{row.clean_items} : {row.unsafe_items}",
+            "yes" if row.pareto else "no",
+            *(_cell(row.metrics[key]) for key in COLUMNS.values()),
+        ]
+        for row in rows
+    ]
+    seeds = sorted({row.seeds for row in rows})
+    remark = "Ratio asked (and achieved)."
+    if seeds != [1]:
+        remark += f" Means over {'/'.join(map(str, seeds))} seeds; each seed is in sweep.csv."
+    elif matched:
+        remark += (
+            " Thresholds: " + ", ".join(f"{r.ratio:g} at {r.threshold:.3g}" for r in rows) + "."
+        )
+    return Section(title, remark, header, lines)
+
+
+def _cell(metric: Metric) -> str:
+    if not metric.n:
+        return "-"
+    return f"{100 * metric.value:.1f} [{100 * metric.low:.1f}, {100 * metric.high:.1f}]"
+
+
+def _plot(address: str) -> str:
+    return address or f"{LAYOUTS[0].name}.png"
+
+
+def _data(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
