@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PRESET ?= tiny
+# Only what was asked for: the deployments have presets of their own.
+CHOICE := $(if $(filter file,$(origin PRESET)),,--param preset=$(PRESET))
 # pip reads PIP_FIND_LINKS by itself, uv must be told.
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench prove clean
+.PHONY: help install run up down pipeline sweep test check bench prove clean
 
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -24,6 +26,18 @@ $(STAMP): pyproject.toml constraints.txt
 
 run: install  ## run the whole pipeline on this machine (PRESET=tiny-hard for the harder world)
 	@$(BIN)/psavlm run --preset $(PRESET)
+
+up: install  ## start Prefect server and worker, Ray head and MLflow page on 127.0.0.1
+	@$(BIN)/psavlm up
+
+down:  ## stop them
+	@$(BIN)/psavlm down
+
+pipeline: up  ## run the deployed pipeline and follow it (PRESET=... as above); the servers stay up
+	@$(BIN)/prefect deployment run psavlm/full-pipeline $(CHOICE) --watch
+
+sweep: up  ## run the deployed ratio sweep and follow it
+	@$(BIN)/prefect deployment run psavlm-sweep/ratio-sweep $(CHOICE) --watch
 
 check: install  ## format, lint, types, layers
 	@$(BIN)/ruff format --check .

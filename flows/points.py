@@ -16,7 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.line import pipeline, plainly, up_to
 from flows.page import log
-from flows.steps import RETRIES, RETRY_DELAY_S, _worth_retrying
+from flows.steps import RETRIES, RETRY_DELAY_S, worth_retrying
 from flows.told import told
 from infra import ray_cluster
 from infra.store import Store
@@ -109,7 +109,7 @@ class Runner:
             task_run_name=point.name,
             retries=RETRIES,
             retry_delay_seconds=RETRY_DELAY_S,
-            retry_condition_fn=_worth_retrying,
+            retry_condition_fn=worth_retrying,
             cache_policy=NO_CACHE,
             persist_result=False,
         )

@@ -23,15 +23,15 @@ from infra import ray_cluster
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import Count, Fraction, PipelineConfig
-from schemas.decision import Decision
 from schemas.errors import TrainingError
 from schemas.gate import load_gate
 from schemas.sweep import Ratios, Seeds, SweepParameters, SweepPoint
-from tasks import promote as gate
+from tasks import promote as registry
 from tasks.balance import common_total
 from tasks.base_model import base_model
 from tasks.encode import encode
 from tasks.progress import say
+from tasks.promote import PromoteInputs
 from tasks.sweep import sweep_table
 from tasks.sweep.pareto import best_point
 from tasks.sweep.step import read_rows
@@ -77,9 +77,11 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
     )
     asked: dict[str, Any] = {"preset": preset, "sources": sources, "base": base, "method": method}
     asked |= {"stage2_clean_per_unsafe": stage2_clean_per_unsafe}
+    config = configured(asked)
+    gate = load_gate(config.gate)
     store = Store(root)
     store.check()
-    labelled = shared(configured(asked), store)
+    labelled = shared(config, store)
     points = planned(asked, sweep, labelled, store=store)
     runner = Runner(store, cluster, sweep.false_positive_rate)
     slots = ray_cluster.room(cluster, workers=points[0].config.stage1.workers)
@@ -89,7 +91,10 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
     table = do("sweep", sweep_table, sweep, points[0].config.evaluate, done, store=store)
     log_sweep(table, done, store=store)
     show_sweep(table, store)
-    decision = proposed(table, points, store=store, cluster=cluster) if promote else None
+    decision = None
+    if promote:
+        inputs = proposed(table, points, store=store, cluster=cluster)
+        decision = do("promote", registry.promote, gate, inputs, store=store)
     return Outcome(artifacts={"sweep": table, **behind(done)}, decision=decision)
 
 
@@ -135,15 +140,14 @@ def check_failures(points: Sequence[SweepPoint]) -> None:
         raise TrainingError(f"none of {len(points)} points succeeded; the first: {failed[0].error}")
 
 
-def proposed(table: Artifact, points: Sequence[Point], *, store: Store, cluster: str) -> Decision:
-    """Finish the best Pareto point's line, with its report, and ask the gate."""
+def proposed(
+    table: Artifact, points: Sequence[Point], *, store: Store, cluster: str
+) -> PromoteInputs:
+    """Finish the best Pareto point's line, with evaluations and report: what the gate looks at."""
     chosen = best_point(read_rows(table, store=store))
     config = next(p.config for p in points if (p.ratio, p.seed) == chosen)
-    do = told(as_task, also=log)
-    artifacts = up_to(pipeline(config, store=store, do=do, cluster=cluster), None)
-    inputs = evidence(config, artifacts)
-    decision: Decision = do("promote", gate.promote, load_gate(config.gate), inputs, store=store)
-    return decision
+    steps = pipeline(config, store=store, do=told(as_task, also=log), cluster=cluster)
+    return evidence(config, up_to(steps, None))
 
 
 def behind(points: Sequence[SweepPoint]) -> dict[str, Artifact]:

@@ -31,7 +31,7 @@ def as_task(name: str, step: Callable[..., Any], *args: Any, **kwargs: Any) -> A
         task_run_name=name,
         retries=RETRIES,
         retry_delay_seconds=RETRY_DELAY_S,
-        retry_condition_fn=_worth_retrying,
+        retry_condition_fn=worth_retrying,
         cache_policy=NO_CACHE,
         persist_result=False,
     )
@@ -48,7 +48,7 @@ def as_task(name: str, step: Callable[..., Any], *args: Any, **kwargs: Any) -> A
     return outcome.result() if isinstance(outcome, State) else outcome
 
 
-async def _worth_retrying(_task: Any, _run: Any, state: State) -> bool:
+async def worth_retrying(_task: Any, _run: Any, state: State) -> bool:
     """Bad input stays bad; anything else may have been the weather."""
     error: Any = state.result(raise_on_failure=False)
     if inspect.isawaitable(error):

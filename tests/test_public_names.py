@@ -19,9 +19,12 @@ import schemas.errors
 from flows.cli import show
 from flows.cli.main import application
 from flows.line import STEPS, pipeline, up_to
+from flows.outcome import Outcome
 from schemas.artifact import Artifact, FileEntry, Manifest
 from schemas.config import MethodConfig, PipelineConfig, SourceConfig, ValidateConfig
+from schemas.decision import Decision, Version
 from schemas.errors import PsavlmError
+from schemas.plan import Plan
 from schemas.presets import Parameters, resolve
 from schemas.report import METRICS, ArmReport, Metric
 from schemas.samples import IMAGES, REJECTS, ROWS
@@ -32,17 +35,29 @@ from tasks.validate.rules import rules
 
 HOME = Path(__file__).parents[1]
 COMMAND = typer.main.get_command(application())
-STEP_NAMES = (
+COMMAND_STEPS = (
     "world", "ingest", "validate", "balance", "base", "encode", "stage1", "stage2", "evaluate",
+    "report",
 )  # fmt: skip
+STEP_NAMES = (*COMMAND_STEPS, "promote")
 STEP_OPTIONS = {
     "--preset", "--root", "--source", "--base", "--method", "--clean-per-unsafe",
     "--stage2-clean-per-unsafe", "--seed", "--cluster", "--json",
 }  # fmt: skip
 OPTIONS = {
-    "run": STEP_OPTIONS | {"--until"},
-    **{name: STEP_OPTIONS for name in STEP_NAMES},
-    "answer": {"question", "--artifact", "--image", "--max-new-tokens", "--json"},
+    "run": STEP_OPTIONS | {"--until", "--promote"},
+    "plan": STEP_OPTIONS | {"--until", "--promote"},
+    "sweep": STEP_OPTIONS - {"--clean-per-unsafe", "--seed"}
+    | {"--ratios", "--seeds", "--total", "--false-positive-rate", "--promote"},
+    **{name: STEP_OPTIONS for name in COMMAND_STEPS},
+    "answer": {"question", "--model", "--artifact", "--image", "--max-new-tokens", "--json"},
+    "explain": {"question", "--model", "--artifact", "--image", "--out", "--json"},
+    "promote": STEP_OPTIONS | {"--dry-run", "--again"},
+    "rollback": {"--root", "--json"},
+    "registry": {"--root", "--json"},
+    "up": {"--json"},
+    "down": {"--json"},
+    "status": {"--json"},
 }
 FLOW_PARAMETERS = {
     "preset": "tiny",
@@ -56,6 +71,20 @@ FLOW_PARAMETERS = {
     "cluster": "",
     "until": None,
     "promote": True,
+}
+SWEEP_PARAMETERS = {
+    "ratios": [0.3, 1.0, 3.0, 10.0],
+    "seeds": [1],
+    "preset": "tiny-hard",
+    "root": ".psavlm/store",
+    "sources": (),
+    "base": "",
+    "method": "",
+    "stage2_clean_per_unsafe": None,
+    "total": None,
+    "false_positive_rate": 0.05,
+    "cluster": "",
+    "promote": False,
 }
 EXIT_CODES = {
     "PsavlmError": 1,
@@ -85,6 +114,12 @@ RECORDS = {
     ],
     FileEntry: ["path", "bytes", "sha256"],
     ArmReport: ["arm", "metrics", "judges"],
+    Decision: [
+        "format", "number", "time", "action", "candidate", "reference", "opponent", "gate",
+        "items", "evaluations", "checks", "reasons", "commit", "repeated",
+    ],
+    Version: ["version", "fingerprint", "uri", "step", "root", "run", "created", "aliases"],
+    Plan: ["preset", "root", "steps", "totals", "gate", "free_bytes"],
     Metric: ["value", "n", "low", "high", "method"],
     SourceConfig: [
         "format", "uri", "name", "images", "split", "labels", "columns", "licence", "limit",
@@ -137,6 +172,14 @@ def test_the_flow_and_its_parameters_with_their_defaults():
     }  # fmt: skip
 
 
+def test_the_sweep_and_its_parameters_with_their_defaults():
+    from flows.ratio_sweep import ratio_sweep
+
+    given = inspect.signature(ratio_sweep.fn).parameters
+    assert {name: parameter.default for name, parameter in given.items()} == SWEEP_PARAMETERS
+    assert ratio_sweep.name == "psavlm-sweep"
+
+
 def test_formats_presets_mappings_and_hints():
     assert sorted(READERS) == ["llava", "table", "vlguard", "webdataset"]
     assert shipped("presets") == ["tiny", "tiny-hard"]
@@ -171,13 +214,13 @@ def test_the_columns_of_a_table_and_of_what_ingest_writes():
 def test_the_line_of_an_artifact_and_of_a_run(capsys):
     artifact = Artifact(uri="/r/ingest/f", step="ingest", fingerprint="f", counts={"in": 1})
     show.as_json(artifact)
-    show.run_as_json({"ingest": artifact}, [])
+    show.run_as_json(Outcome(artifacts={"ingest": artifact}), [])
     one, whole = map(json.loads, capsys.readouterr().out.splitlines())
     assert one == {
         "uri": "/r/ingest/f", "step": "ingest", "fingerprint": "f", "reused": False,
         "counts": {"in": 1},
     }  # fmt: skip
-    assert whole == {"artifacts": {"ingest": one}, "reports": {}}
+    assert whole == {"artifacts": {"ingest": one}, "reports": {}, "decision": None}
 
 
 def test_the_metrics_and_how_their_intervals_are_made():
@@ -206,7 +249,7 @@ def test_the_steps_and_what_a_run_yields():
 
     made = up_to(pipeline(resolve(Parameters()), store=None, do=told), None)
     arms = ["evaluate/base", "evaluate/stage1", "evaluate/stage2"]
-    assert list(made) == [*STEP_NAMES[:-1], *arms]
+    assert list(made) == [*COMMAND_STEPS[:-2], *arms, "report"]
 
 
 def test_the_choices_of_the_method():

@@ -31,6 +31,7 @@ HELP = {
     "stage1": "Train the safety modules on the frozen model.",
     "stage2": "Fine-tune the language model with LoRA.",
     "evaluate": "Evaluate base, stage 1 and stage 2 on the held-out items.",
+    "report": "Write the report: one HTML page, its Markdown, plots and numbers.",
 }
 
 

@@ -154,6 +154,8 @@ def _environment(
         "PSAVLM_HOME": str(root),
         "PSAVLM_CLUSTER": f"127.0.0.1:{ray['ray_head']}",
         "PYTHONUNBUFFERED": "1",
+        # Seven processes for jobs that nobody submits.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         **own_settings(root / ".psavlm"),
     }
     return {**{k: v for k, v in environment.items() if k != "RAY_AUTH_TOKEN"}, **own}

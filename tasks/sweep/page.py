@@ -11,6 +11,7 @@ from tasks.sweep.papers import BENCHMARKS, REMARK, RISKY, papers_rows
 from tasks.sweep.plot import LAYOUTS, STAGE_NAMES, point_title
 
 TITLE = "Ratio sweep: clean to unsafe items in training"
+TIED = "\u00a0"  # a space at which no line breaks
 # Column -> metric, in the order of the printed table.
 COLUMNS = {
     "risky obeyed": "risky_obeyed",
@@ -106,11 +107,13 @@ def _sections(rows: Sequence[SweepRow], sweep: SweepParameters) -> list[Section]
 def _section(title: str, rows: Sequence[SweepRow], *, matched: bool) -> Section:
     counts = {name: {row.metrics[key].n for row in rows} for name, key in COLUMNS.items()}
     header = ["clean : unsafe", "items", "Pareto"]
-    header += [f"{name} (n = {'/'.join(map(str, sorted(n)))})" for name, n in counts.items()]
+    header += [
+        f"{name} (n{TIED}={TIED}{'/'.join(map(str, sorted(n)))})" for name, n in counts.items()
+    ]
     lines = [
         [
             f"{row.ratio:g} ({row.ratio_achieved:.3g})",
-            f"{row.clean_items} : {row.unsafe_items}",
+            f"{row.clean_items}{TIED}:{TIED}{row.unsafe_items}",
             "yes" if row.pareto else "no",
             *(_cell(row.metrics[key]) for key in COLUMNS.values()),
         ]
@@ -130,7 +133,7 @@ def _section(title: str, rows: Sequence[SweepRow], *, matched: bool) -> Section:
 def _cell(metric: Metric) -> str:
     if not metric.n:
         return "-"
-    return f"{100 * metric.value:.1f} [{100 * metric.low:.1f}, {100 * metric.high:.1f}]"
+    return f"{100 * metric.value:.1f} [{100 * metric.low:.1f},{TIED}{100 * metric.high:.1f}]"
 
 
 def _plot(address: str) -> str:

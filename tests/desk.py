@@ -1,0 +1,126 @@
+"""A place to type a document's commands in: an empty folder, a shell, a repository to clone."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from flows.parameters import configured
+from flows.plan import planned
+from schemas.taxonomy import load_mapping
+from tests.documents import HOME, Command
+
+INSTALLED = ".installed"  # the stamp of `make install`
+
+
+class Desk:
+    """A shell in which commands are typed one after another.
+
+    Its folder and its exported settings last from one command to the next. A clone that is entered
+    gets what its reader has by then: an environment, the artifacts of `store` that the tiny run
+    would reuse, and a table and images of one's own.
+    """
+
+    def __init__(self, folder: Path, store: str, **settings: str) -> None:
+        self.store = store
+        self.here = folder
+        self.origin = snapshot(folder / "origin")
+        self.state = folder / "state.sh"
+        self.state.write_text("")
+        self.settings = settings
+
+    def type(self, command: Command, *, timeout: float) -> subprocess.CompletedProcess[str]:
+        """Run a command; its output as text. What it leaves running must not hold the output."""
+        script = f"""
+            . '{self.state}'
+            {self.filled(command.text)}
+            code=$?
+            declare -px > '{self.state}'
+            pwd > '{self.state}.pwd'
+            exit $code
+        """
+        done = subprocess.run(
+            ["bash", "-c", script],
+            cwd=self.here,
+            env={**os.environ, **self.settings},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        self.here = Path(Path(f"{self.state}.pwd").read_text().strip())
+        if (self.here / "pyproject.toml").exists() and not (self.here / "my.csv").exists():
+            self._furnish()
+        return done
+
+    def filled(self, text: str) -> str:
+        """The command with a value for each placeholder; ValueError for an unknown one."""
+        text = text.replace("<this repository>", shlex.quote(str(self.origin)))
+        text = re.sub(r"([\w./-]+)/<fingerprint>", self._newest, text)
+        if unknown := re.search(r"<[a-z][^<>|&]*>", text):
+            raise ValueError(f"no value for {unknown[0]} in {text!r}")
+        return text
+
+    def _newest(self, match: re.Match[str]) -> str:
+        made = sorted(self.here.glob(f"{match[1]}/*/manifest.json"), key=os.path.getmtime)
+        if not made:
+            raise ValueError(f"no artifact in {match[1]}")
+        return str(made[-1].parent.relative_to(self.here))
+
+    def _furnish(self) -> None:
+        environment = self.here / ".venv"
+        environment.mkdir()
+        for part in Path(sys.prefix).iterdir():
+            if part.name != INSTALLED:
+                (environment / part.name).symlink_to(part)
+        # Newer than the clone: `make` must not install the clone into the environment of the tests.
+        (environment / INSTALLED).touch()
+        for step in planned(configured({"preset": "tiny"}), root=self.store).steps:
+            target = self.here / ".psavlm/store" / Path(step.uri).relative_to(self.store)
+            if step.reused and not target.exists():
+                shutil.copytree(step.uri, target, copy_function=_link)
+        own_files(self.here)
+
+
+def snapshot(folder: Path) -> Path:
+    """A repository of the working tree as it is, to be cloned."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=HOME, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
+        if (HOME / name).exists():  # a removed file is still listed
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(HOME / name, folder / name)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "as it is"]):
+        subprocess.run([*git, *words], cwd=folder, check=True)
+    return folder
+
+
+def own_files(folder: Path) -> None:
+    """`my.csv` and `my/images`, of which the README speaks: the tiny world's signs as a table."""
+    (world,) = folder.glob(".psavlm/store/tiny_world/*/attempts/*/vlguard/train.json")
+    shutil.copytree(world.parent / "images", folder / "my" / "images", copy_function=_link)
+    labels = load_mapping("tiny").labels
+    with (folder / "my.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "question", "answer", "type", "level"])
+        for record in json.loads(world.read_text()):
+            label = labels["safe" if record["safe"] else record["harmful_subcategory"]]
+            for pair in record["instr-resp"]:
+                question = next(text for key, text in pair.items() if key.endswith("instruction"))
+                table.writerow(
+                    [record["image"], question, pair["response"], label.type, label.level]
+                )
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk
+        shutil.copy2(source, target)

@@ -1,0 +1,241 @@
+"""Every command of README, CONTRIBUTING and docs is run, or marked `not-run` and counted.
+
+Quick ones are typed here; those that train or need servers, and all others in between, by
+`make prove`.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from flows.cli.main import application
+from flows.line import pipeline, plainly, up_to
+from flows.parameters import configured
+from infra.servers.ports import spare_port
+from infra.store import Store
+from tests.desk import Desk
+from tests.documents import HOME, Block, Command, anchors, blocks, documents, links, spoken
+
+# Blocks marked `not-run`. Whoever marks one more raises this number, and says in the review why.
+NOT_RUN = 0
+# First words of blocks that are looked at and not typed, where no fence gives a language.
+SHOWN = ("sources ──ingest", "image,question,answer")
+SHOWN_LANGUAGES = {"csv", "html", "json", "jsonl", "markdown", "mermaid", "text", "toml", "yaml"}
+# Command -> when it is run; the first pattern that matches counts.
+FIRST, QUICK, SLOW = "first", "quick", "slow"
+GROUPS = {
+    r"git clone .*": FIRST,
+    r"make help": QUICK,
+    r"psavlm (plan|world|ingest|validate|balance|base|encode|--help)\b.*": QUICK,
+    r"make (run|up|down|install|pipeline|sweep)\b.*": SLOW,
+    r"prefect .*": SLOW,
+    r"psavlm \w+\b.*": SLOW,
+}
+MINUTE = 60
+LIMITS = {FIRST: MINUTE, QUICK: 5 * MINUTE, SLOW: 40 * MINUTE}
+
+
+def group(command: Command) -> str | None:
+    """When a command is run; None if nobody has thought of it."""
+    kinds = (kind for pattern, kind in GROUPS.items() if re.fullmatch(pattern, command.words))
+    return next(kinds, None)
+
+
+ALL: list[Block] = [block for path in documents() for block in blocks(path.read_text(), path.name)]
+TYPED = [c for block in ALL if block.is_shell and block.not_run is None for c in block.commands]
+BRIEF = [command for command in TYPED if group(command) == QUICK]
+
+
+def typed(desk: Desk, command: Command) -> None:
+    done = desk.type(command, timeout=LIMITS[group(command) or SLOW])
+    said = f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{said}"
+
+
+def opened(desk: Desk) -> Desk:
+    """The desk of a reader who has cloned the project."""
+    for command in TYPED:
+        if group(command) == FIRST:
+            typed(desk, command)
+    assert (desk.here / "pyproject.toml").exists()
+    return desk
+
+
+# --- nothing is left out ---
+
+
+def test_every_block_is_typed_or_shown_or_marked():
+    for block in ALL:
+        where = f"{block.document}:{block.line}"
+        if block.is_shell:
+            assert block.commands, f"{where}: a shell block without a command"
+        elif block.language:
+            assert block.language in SHOWN_LANGUAGES, f"{where}: what is {block.language}?"
+        else:
+            assert block.text.lstrip().startswith(SHOWN), f"{where}: is it typed, or shown?"
+
+
+def test_every_command_is_in_a_group():
+    assert [str(command) for command in TYPED if group(command) is None] == []
+    assert {group(command) for command in TYPED} <= LIMITS.keys()
+
+
+def test_the_first_command_clones_and_none_else():
+    assert [group(command) == FIRST for command in TYPED] == [True] + [False] * (len(TYPED) - 1)
+
+
+def test_blocks_that_are_not_run_are_counted():
+    marked = [f"{b.document}:{b.line}: {b.not_run}" for b in ALL if b.not_run is not None]
+    assert len(marked) == NOT_RUN, marked
+
+
+# --- they work ---
+
+
+@pytest.fixture(scope="module")
+def desk(tiny_root: str, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    config = configured({"preset": "tiny"})
+    up_to(pipeline(config, store=Store(tiny_root), do=plainly), "encode")
+    return opened(Desk(tmp_path_factory.mktemp("desk"), tiny_root))
+
+
+@pytest.mark.parametrize("command", BRIEF, ids=str)
+def test_a_quick_command_works(desk: Desk, command: Command):
+    typed(desk, command)
+
+
+@pytest.fixture(scope="module")
+def long_desk(
+    tiny_root: str, tmp_path_factory: pytest.TempPathFactory, only_cluster: None
+) -> Iterator[Desk]:
+    """A desk with servers at ports of its own, all of them down at the end."""
+    names = ("PSAVLM_MLFLOW_PORT", "PSAVLM_RAY_PORT", "PSAVLM_RAY_DASHBOARD_PORT")
+    settings = {name: str(spare_port()) for name in names}
+    settings["PREFECT_API_URL"] = f"http://127.0.0.1:{spare_port()}/api"
+    desk = opened(Desk(tmp_path_factory.mktemp("long"), tiny_root, **settings))
+    yield desk
+    typed(desk, Command("the end", 0, ".venv/bin/psavlm down"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(LIMITS[SLOW] + 5 * MINUTE)
+@pytest.mark.parametrize("command", [c for c in TYPED if group(c) != FIRST], ids=str)
+def test_every_command_works_in_the_order_of_the_documents(long_desk: Desk, command: Command):
+    typed(long_desk, command)
+
+
+# --- what is said in passing ---
+
+
+def spoken_commands(program: str) -> list[tuple[str, list[str]]]:
+    """Sentences' commands of a program: (where, words)."""
+    found = []
+    for path in documents():
+        for text in spoken(path.read_text()):
+            command = Command(path.name, 0, text)
+            if command.program == program and " " in command.words:
+                found.append((f"{path.name}: {text}", command.words.split()[1:]))
+    return found
+
+
+def test_targets_named_in_sentences_exist():
+    targets = re.findall(r"^([a-z]+):", (HOME / "Makefile").read_text(), re.MULTILINE)
+    named = spoken_commands("make")
+    assert named
+    for where, words in named:
+        assert {word for word in words if "=" not in word} <= set(targets), where
+
+
+def test_sub_commands_and_options_named_in_sentences_exist():
+    known = typer.main.get_command(application())
+    options = {
+        name: {word for param in sub.params for word in (*param.opts, *param.secondary_opts)}
+        for name, sub in known.commands.items()
+    }
+    named = spoken_commands("psavlm")
+    assert named
+    for where, (sub, *words) in named:
+        asked = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert sub in options or sub.startswith("--"), where
+        assert asked <= {*options.get(sub, ()), "--help"}, where
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_links_within_the_project_lead_somewhere(path: Path):
+    for link in links(path.read_text()):
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.is_relative_to(HOME) and target.exists(), f"{path.name}: {link}"
+        if anchor:
+            assert anchor in anchors(target.read_text()), f"{path.name}: {link}"
+
+
+# --- the reader of documents itself ---
+
+SAMPLE = """
+Type `psavlm  plan` or see [the house](CONTRIBUTING.md#the-house) and [a site](https://x.org).
+
+    PRESET=tiny make run \\
+      --dry
+    # a word
+    $ .venv/bin/psavlm plan
+
+<!-- not-run: needs a bucket -->
+```sh
+psavlm run --root s3://team/store
+```
+
+- in a list:
+
+  ```toml
+  extends = "tiny"
+  ```
+"""
+
+
+def test_blocks_and_their_commands_are_found():
+    typed, marked, shown = blocks(SAMPLE, "a.md")
+    assert [(c.line, c.text, c.words, c.program) for c in typed.commands] == [
+        (5, "PRESET=tiny make run --dry", "make run --dry", "make"),
+        (7, ".venv/bin/psavlm plan", "psavlm plan", "psavlm"),
+    ]
+    assert (marked.line, marked.not_run, marked.is_shell) == (11, "needs a bucket", True)
+    assert (shown.language, shown.is_shell, typed.not_run) == ("toml", False, None)
+    assert spoken(SAMPLE) == ["psavlm plan"]
+    assert links(SAMPLE) == ["CONTRIBUTING.md#the-house"]
+    assert anchors("# The house\n\n## To add … (more)\n") == {"the-house", "to-add--more"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<!-- not-run: -->\n```sh\nmake up\n```\n", "a.md:1: not-run without a reason"),
+        ("<!-- not-run: why -->\n\nWords.\n\n    make up\n", "a.md:1: not-run marks no code"),
+        ("Words.\n\n<!-- not-run: why -->\n", "a.md:3: not-run marks no code"),
+    ],
+)
+def test_a_mark_has_a_reason_and_a_block(text, words):
+    with pytest.raises(ValueError, match=words):
+        blocks(text, "a.md")
+
+
+def test_a_command_with_an_unknown_placeholder_is_not_run(desk: Desk):
+    with pytest.raises(ValueError, match="no value for <run-id>"):
+        desk.filled("prefect flow-run cancel <run-id>")
+    with pytest.raises(ValueError, match=r"no artifact in \.psavlm/store/stage9"):
+        desk.filled("psavlm answer --artifact .psavlm/store/stage9/<fingerprint>")
+    filled = desk.filled("psavlm answer --artifact .psavlm/store/encode/<fingerprint>")
+    assert re.fullmatch(r".* \.psavlm/store/encode/[0-9a-f]{24}", filled)
+
+
+def test_folder_and_settings_last_from_one_command_to_the_next(desk: Desk):
+    here = desk.here
+    for text in ("cd docs || cd flows", "export WORD='two words'", "test x = y"):
+        code = desk.type(Command("a.md", 1, text), timeout=MINUTE).returncode
+    assert code == 1
+    said = desk.type(Command("a.md", 1, 'echo "$WORD in $(pwd)" && cd ..'), timeout=MINUTE)
+    assert said.stdout.startswith(f"two words in {here}/")
+    assert desk.here == here
