@@ -10,9 +10,11 @@ from prefect.artifacts import (
 from prefect.logging import get_run_logger
 
 from flows.told import in_words
+from infra.registry import MODEL, Registry
 from infra.servers import addresses
 from infra.store import Store
 from schemas.artifact import Artifact
+from schemas.decision import Decision
 from tasks.report import tables_for_page
 
 if TYPE_CHECKING:
@@ -31,9 +33,22 @@ def show(outcome: "Outcome", store: Store) -> None:
         _report(report, store)
     if outcome.decision is not None:
         create_markdown_artifact(key="decision", markdown=in_words(outcome.decision))
-    for name, address in addresses().items():
-        if address.startswith("http"):
-            create_link_artifact(key=name, link=address, link_text=f"{name} page")
+    pages = {k: page for k, page in addresses().items() if page.startswith("http")}
+    for name, page in pages.items():
+        create_link_artifact(key=name, link=page, link_text=f"{name} page")
+    if "mlflow" in pages and outcome.decision is not None:
+        _model(outcome.decision, pages["mlflow"])
+
+
+def _model(decision: Decision, mlflow: str) -> None:
+    """Links to the model's run in MLflow: its report is shown there."""
+    registry = Registry()
+    version = registry.find(decision.candidate.fingerprint)
+    if version is not None:
+        link = f"{mlflow}{registry.page(version.run)}/report/report.html"
+        create_link_artifact(key="report-page", link=link, link_text="the report, in MLflow")
+        link = f"{mlflow}/#/models/{MODEL}/versions/{version.version}"
+        create_link_artifact(key="model", link=link, link_text=f"version {version.version}")
 
 
 def _report(report: Artifact, store: Store) -> None:

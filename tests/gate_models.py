@@ -1,8 +1,9 @@
 """Models for the gate's tests: one that is good, and ten that are really worse, made from it."""
 
+import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from tasks.train.data import Item, calibration_items, to_items
 TAXONOMY = load_taxonomy()
 EVALUATE = EvaluateConfig(max_new_tokens=24, bootstrap=50)
 METHOD = MethodConfig(tokens=8, attention_heads=4, llm_tokens="none", lora_rank=8)
-STEPS, BATCH = 200, 64
+STEPS, BATCH = 150, 64
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,18 @@ class Bench:
 # --- the good model ---
 
 
-def tiny(root: str) -> dict[str, Artifact]:
-    """The tiny world with its base model and features."""
-    steps = pipeline(resolve(Parameters()), store=Store(root), do=plainly)
-    return up_to(steps, "encode")
+def bench(root: str, tiny_root: str, *, train: Callable | None = None) -> Bench:
+    """A root of its own with links to the tiny world's artifacts, some items, a trained model."""
+    up_to(_line(tiny_root), "encode")
+    for step in ("tiny_world", "ingest", "validate", "base_model", "encode"):
+        shutil.copytree(Path(tiny_root) / step, Path(root) / step, copy_function=os.link)
+    store, made = Store(root), up_to(_line(root), "encode")
+    good = (train or trained)(store, made)
+    return Bench(store, made["base"], made["ingest"], some_items(store, made), made["encode"], good)
 
 
-def bench(store: Store, made: dict[str, Artifact], *, train: Callable | None = None) -> Bench:
-    """A bench in `store` over artifacts of another root: a few hundred items, a trained model."""
-    labelled = some_items(store, made)
-    common = (store, made["base"], made["ingest"], labelled, made["encode"])
-    return Bench(*common, (train or trained)(store, made))
+def _line(root: str) -> Iterator[tuple[str, Artifact]]:
+    return pipeline(resolve(Parameters()), store=Store(root), do=plainly)
 
 
 def some_items(store: Store, made: dict[str, Artifact]) -> Artifact:
@@ -120,7 +122,8 @@ def some_items(store: Store, made: dict[str, Artifact]) -> Artifact:
         write_parts(pa.Table.from_pylist(kept, schema=ROWS), folder / "rows")
         return {"accepted": len(kept)}
 
-    return store.artifact("validate", 1, config={"items": 560}, parents=made, build=build)
+    parents = {"samples": made["ingest"]}
+    return store.artifact("validate", 1, config={"items": 560}, parents=parents, build=build)
 
 
 def trained(store: Store, made: dict[str, Artifact]) -> Artifact:
@@ -233,10 +236,12 @@ def rolled(name: str, count: int) -> Change:
 
 
 def refuses_everything(files: Files) -> None:
+    """The guard flags every image."""
     files.card(threshold=0.0)
 
 
 def obeys_everything(files: Files) -> None:
+    """No hint is given, and what was trained in the language model is gone."""
     files.method(intervention="off")
     files.tensors(WEIGHTS, lambda key, tensor: torch.zeros_like(tensor))
     files.tensors(SAFETY, lambda key, t: torch.zeros_like(t) if key.endswith("s_llm") else t)
@@ -262,23 +267,28 @@ def shuffled(files: Files) -> None:
 
 
 def passes(*types: str) -> Change:
-    """The guard lets these types pass."""
-    return lambda files: files.card(disabled=types)
+    """The guard lets these types pass, and the language model has not learnt to refuse them."""
+
+    def change(files: Files) -> None:
+        files.card(disabled=types)
+        files.tensors(WEIGHTS, lambda key, tensor: torch.zeros_like(tensor))
+
+    return change
 
 
 RISKS = tuple(TAXONOMY.type_ids[: TAXONOMY.clean_index])
-# What is done to the good model -> the condition that must fail.
+# What is done to the good model -> a condition that must fail.
 WORSE: dict[str, tuple[Change, str]] = {
     "refuses everything": (refuses_everything, "benign_refused"),
     "obeys everything": (obeys_everything, "risky_obeyed"),
     "names another type": (rolled("head.type_logits", len(RISKS)), "risky_correctly_refused"),
-    "noised by 0.3": (noised(0.3), ""),
-    "noised by 1": (noised(1.0), ""),
-    "noised by 3": (noised(3.0), ""),
-    "takes clean for a risk": (rolled("head.type_logits", len(RISKS) + 1), "benign_refused"),
-    "blind": (blind, ""),
-    "shuffled": (shuffled, ""),
     "lets three types pass": (passes(*RISKS[:3]), "risky_obeyed"),
+    "takes clean for a risk": (rolled("head.type_logits", len(RISKS) + 1), "benign_refused"),
+    "blind": (blind, "benign_refused"),
+    "shuffled": (shuffled, "benign_exact"),
+    "noised by 1": (noised(1.0), "near_miss_refused"),
+    "noised by 2": (noised(2.0), "benign_exact"),
+    "noised by 4": (noised(4.0), "benign_exact"),
 }
 
 

@@ -109,6 +109,11 @@ class Registry:
             None,
         )
 
+    def page(self, run: str) -> str:
+        """Where a run's files are, relative to the address of an MLflow page."""
+        with told(self.uri):
+            return f"/#/experiments/{self._experiment()}/runs/{run}/artifacts"
+
     def point(self, alias: str, version: int) -> None:
         """Let an alias point to a version, and to no other one."""
         with told(self.uri):

@@ -1,0 +1,423 @@
+"""The gate with real models: better ones pass, worse ones are refused, and say why."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from flows.cli.main import application
+from infra.files import Files
+from infra.registry import Registry, resolve_model
+from infra.registry.connect import connected
+from infra.store import Store
+from schemas.config import EvaluateConfig
+from schemas.decision import Decision
+from schemas.errors import ConfigError
+from schemas.gate import GateConfig, load_gate
+from tasks.base_model import FOLDER
+from tasks.evaluate.step import read_report
+from tasks.promote import PromoteInputs, promote, register_candidate, rollback
+from tests.gate_models import EVALUATE, WORSE, Bench, bench, middling
+
+torch.set_num_threads(1)
+GATE = load_gate("default")
+QUICK = list(WORSE)[:3]
+
+
+@pytest.fixture(scope="module")
+def models(tiny_root: str, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(str(tmp_path_factory.mktemp("gate") / "store"), tiny_root)
+
+
+@pytest.fixture(scope="module")
+def middle(models: Bench):
+    return models.changed(models.good, "middling", middling)
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry's database with its tables, which take seconds to make."""
+    path = tmp_path_factory.mktemp("template") / "mlflow.db"
+    connected(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def house(models: Bench, empty_database: Path, tmp_path: Path, monkeypatch) -> Iterator[Bench]:
+    """The bench with no decision yet, and an empty registry."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    yield models
+    shutil.rmtree(Path(models.store.root) / "decisions", ignore_errors=True)
+
+
+def ask(house: Bench, model, gate: GateConfig = GATE, **options) -> Decision:
+    return promote(gate, house.inputs(model), store=house.store, **options)
+
+
+def decisions(house: Bench) -> list[str]:
+    return sorted(path.name for path in Path(house.store.root, "decisions").glob("*.json"))
+
+
+def aliases() -> dict[str, int]:
+    return Registry().aliases()
+
+
+def failed(decision: Decision) -> set[str]:
+    return {check.name for check in decision.checks if check.passed is False}
+
+
+def changed_gate(**changes) -> GateConfig:
+    return GateConfig.model_validate({**GATE.model_dump(), **changes})
+
+
+# --- who is promoted ---
+
+
+def test_a_model_better_than_the_base_becomes_champion_once(house, middle):
+    first = ask(house, middle)
+    assert (first.action, first.opponent, first.number) == ("promoted", "base", 1)
+    assert first.reference.fingerprint == house.base.fingerprint
+    assert all(check.passed for check in first.checks)
+    again = ask(house, middle)
+    assert (again.action, again.repeated) == ("already_champion", True)
+    assert again.reasons == ("already champion, version 1",)
+    assert decisions(house) == ["1.json"]
+    assert aliases() == {"candidate": 1, "champion": 1}
+    assert resolve_model("champion") == middle.uri
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_degraded_model_is_refused_for_the_right_reason(house, middle, name):
+    ask(house, middle)
+    change, condition = WORSE[name]
+    decision = ask(house, house.changed(house.good, name, change))
+    assert (decision.action, decision.opponent) == ("refused", "champion")
+    assert f"{condition}/champion" in failed(decision)
+    assert len(decision.reasons) == len(failed(decision))
+    assert aliases() == {"candidate": 2, "champion": 1}
+
+
+def test_a_better_model_passes_and_a_rollback_restores(house, middle):
+    ask(house, middle)
+    better = ask(house, house.good)
+    assert (better.action, better.opponent, better.candidate.version) == ("promoted", "champion", 2)
+    assert aliases() == {"candidate": 2, "champion": 2, "previous": 1}
+    back = rollback(house.store)
+    assert (back.action, back.number) == ("rolled_back", 3)
+    assert back.candidate.fingerprint == middle.fingerprint
+    assert aliases() == {"candidate": 2, "champion": 1}
+    with pytest.raises(ConfigError, match="no previous champion"):
+        rollback(house.store)
+    # A nightly run must not bring back what a person has taken off.
+    refused = ask(house, house.good)
+    assert refused.action == "refused" and "rolled back by decision 3" in refused.reasons[0]
+    assert ask(house, house.good, again=True).action == "promoted"
+    assert aliases() == {"candidate": 2, "champion": 2, "previous": 1}
+    assert decisions(house) == [f"{number}.json" for number in range(1, 6)]
+
+
+def test_the_gates_rates_are_those_of_the_reports(house, middle):
+    ask(house, middle)
+    decision = ask(house, house.good)
+    arms = {"champion": middle, "base": None}
+    for check in decision.checks:
+        name, opponent = check.name.split("/")
+        theirs = read_report(house.evaluated(arms[opponent]), store=house.store).metrics[name]
+        mine = read_report(house.evaluated(house.good), store=house.store).metrics[name]
+        for rate, metric in ((check.candidate, mine), (check.reference, theirs)):
+            assert (rate.value, rate.n) == (pytest.approx(metric.value), metric.n)
+        assert check.low <= check.difference <= check.high
+        assert check.difference == pytest.approx(mine.value - theirs.value)
+
+
+def test_a_champion_of_another_base_is_asked_with_its_own_features(house, middle):
+    def build(folder: Path) -> dict[str, int]:
+        shutil.copytree(house.store.local(house.base) / FOLDER, folder / FOLDER)
+        (folder / "note.txt").write_text("another base\n")
+        return {"parameters": 1}
+
+    base = house.store.artifact("base_model", 1, config={"other": True}, build=build)
+    features = house.features
+    other = replace(house, base=base)
+    model = other.changed(middle, "on another base", lambda files: None)
+    assert ask(other, model).action == "promoted"
+    decision = ask(house, house.good)
+    assert decision.action == "promoted" and decision.opponent == "champion"
+    asked = [house.store.find(*uri.split("/")) for uri in decision.evaluations]
+    parents = [house.store.manifest(artifact).parents for artifact in asked]
+    assert [p["base"] for p in parents] == [
+        f"base_model/{b.fingerprint}" for b in (house.base, house.base, base)
+    ]
+    assert parents[0]["features"] == f"encode/{features.fingerprint}" != parents[2]["features"]
+
+
+def test_without_the_gate_a_model_is_a_candidate_only(house, middle):
+    version = register_candidate(house.inputs(middle), store=house.store)
+    assert register_candidate(house.inputs(middle), store=house.store) == version
+    assert (version.version, version.root) == (1, house.store.root)
+    assert aliases() == {"candidate": 1}
+    assert decisions(house) == []
+
+
+# --- what is no evidence ---
+
+
+def test_too_few_items_are_refused(house, middle):
+    decision = ask(house, middle, changed_gate(min_risky=201))
+    assert decision.reasons == (
+        "too few items: 200 risky ones, gate 'default' asks for 201; give a bigger test split",
+    )
+    assert decision.checks == ()
+
+
+def test_another_judge_is_refused(house, middle):
+    decision = ask(house, middle, changed_gate(judges=["refusal_markers"]))
+    assert decision.reasons[0].startswith("another judge: 560 by exact_targets")
+
+
+def other_evaluation(house: Bench, **changes) -> PromoteInputs:
+    return house.inputs(house.good, **changes)
+
+
+def test_other_items_are_refused(house, models):
+    store = models.store
+    whole = next(
+        store.find("validate", path.name)
+        for path in Path(store.root, "validate").iterdir()
+        if "items" not in store.manifest(store.find("validate", path.name)).config
+    )
+    fewer = EvaluateConfig.model_validate({**EVALUATE.model_dump(), "max_new_tokens": 1})
+    other = replace(models, labelled=whole).evaluated(None, fewer)
+    mine = models.evaluated(models.good, fewer)
+    inputs = models.inputs(models.good, base_evaluation=other, evaluation=mine)
+    decision = promote(GATE, inputs, store=store)
+    assert decision.action == "refused"
+    assert decision.reasons[0].startswith("other items: 880 of the candidate's 560")
+
+
+def test_another_way_of_asking_is_refused(house):
+    fewer = EvaluateConfig.model_validate({**EVALUATE.model_dump(), "max_new_tokens": 1})
+    inputs = other_evaluation(house, base_evaluation=house.evaluated(None, fewer))
+    (reason,) = promote(GATE, inputs, store=house.store).reasons
+    assert "the base was evaluated in another way" in reason and "max_new_tokens" in reason
+
+
+def test_an_evaluation_of_another_model_is_refused(house, middle):
+    inputs = other_evaluation(house, evaluation=house.evaluated(middle))
+    (reason,) = promote(GATE, inputs, store=house.store).reasons
+    assert "the evaluation of the candidate belongs to another model" in reason
+    assert Registry().versions() == []
+
+
+def test_what_is_no_trained_stage_is_refused(house):
+    inputs = other_evaluation(house, model=house.base)
+    (reason,) = promote(GATE, inputs, store=house.store).reasons
+    assert "step 'base_model', not of stage1 or stage2" in reason
+
+
+@pytest.mark.parametrize("which", ["model", "evaluation"])
+def test_a_damaged_artifact_is_refused(house, which):
+    model = house.changed(house.good, f"to be damaged: {which}", lambda files: None)
+    inputs = house.inputs(model)
+    artifact = getattr(inputs, which)
+    manifest = house.store.manifest(artifact)
+    name = "model/safety.safetensors" if which == "model" else "items.parquet"
+    path = Path(artifact.uri, "attempts", manifest.attempt, name)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    decision = promote(GATE, inputs, store=house.store)
+    assert decision.action == "refused"
+    assert decision.reasons[0].startswith("unverified artifact: damaged: ")
+    assert decision.candidate.version is None and Registry().versions() == []
+
+
+# --- decisions ---
+
+
+def test_the_same_question_gets_the_same_decision(house, middle):
+    strict = changed_gate(min_risky=300)
+    first, second = ask(house, middle, strict), ask(house, middle, strict)
+    assert second == Decision.model_validate({**dict(first), "repeated": True})
+    other = ask(house, middle, changed_gate(min_risky=301))
+    assert (other.number, other.repeated) == (2, False)
+    assert decisions(house) == ["1.json", "2.json"]
+
+
+def test_a_dry_run_writes_nothing(models, middle, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none/mlflow.db")
+    decision = ask(models, middle, dry_run=True)
+    assert (decision.action, decision.number) == ("promoted", None)
+    assert list(tmp_path.iterdir()) == [] and decisions(models) == []
+
+
+def test_a_champion_of_another_root_is_not_moved(house, middle, tmp_path):
+    ask(house, middle)
+    other = replace(house, store=Store(str(tmp_path / "other")))
+    decision = ask(other, house.good)
+    assert decision.action == "refused" and "was decided in" in decision.reasons[0]
+    assert aliases()["champion"] == 1 and resolve_model("champion") == middle.uri
+    with pytest.raises(ConfigError, match="was decided in"):
+        rollback(other.store)
+
+
+def test_a_lost_registry_is_made_again_from_the_decisions(house, middle, tmp_path, monkeypatch):
+    ask(house, middle)
+    ask(house, house.good)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new/mlflow.db")
+    assert ask(house, house.good).action == "already_champion"
+    fingerprints = {v.aliases: v.fingerprint for v in Registry().versions()}
+    assert fingerprints == {
+        ("previous",): middle.fingerprint,
+        ("champion",): house.good.fingerprint,
+    }
+
+
+# --- crashes ---
+
+CALLS = (
+    "create_experiment", "create_run", "log_batch", "log_text", "set_terminated", "set_tag",
+    "create_registered_model", "create_model_version", "set_registered_model_alias",
+    "delete_registered_model_alias",
+)  # fmt: skip
+
+
+class Died(BaseException):
+    """The process is gone; nothing may catch this."""
+
+
+class Fate:
+    """Dies before or after a call that writes, the one of a given number."""
+
+    def __init__(self, monkeypatch, *, at: int, after: bool) -> None:
+        self.left, self.after = at, after
+        for name in CALLS:
+            self._watch(monkeypatch, mlflow.MlflowClient, name)
+        self._watch(monkeypatch, Files, "put")
+
+    def _watch(self, monkeypatch, owner: type, name: str) -> None:
+        call = getattr(owner, name)
+
+        def watched(*args, **kwargs):
+            self.left -= 1
+            if self.left == 0 and not self.after:
+                raise Died
+            result = call(*args, **kwargs)
+            if self.left == 0:
+                raise Died
+            return result
+
+        monkeypatch.setattr(owner, name, watched)
+
+
+def state(house: Bench) -> tuple:
+    registry = Registry()
+    client = connected(registry.uri)
+    (experiment,) = [e.experiment_id for e in client.search_experiments() if e.name == "psavlm"]
+    runs = client.search_runs([experiment])
+    found = [
+        json.loads(Path(house.store.root, "decisions", n).read_text()) for n in decisions(house)
+    ]
+    return (
+        [(v.version, v.fingerprint, v.aliases) for v in registry.versions()],
+        sorted((r.data.tags["psavlm_key"], len(r.data.metrics), r.info.status) for r in runs),
+        [(d["number"], d["action"], d["candidate"]["version"]) for d in found],
+    )
+
+
+def die_and_repeat(house: Bench, act, *, at: int, after: bool) -> bool:
+    """Run an act that dies at a call, then run it again; False if it had fewer calls."""
+    with pytest.MonkeyPatch.context() as patch:
+        fate = Fate(patch, at=at, after=after)
+        try:
+            act()
+        except Died:
+            pass
+        else:
+            assert fate.left > 0
+            return False
+    act()
+    return True
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_promotion_killed_at_any_call_ends_the_same(
+    house, middle, after, empty_database, tmp_path, monkeypatch
+):
+    def act() -> None:
+        ask(house, house.good)
+
+    ask(house, middle)
+    start = tmp_path / "start"
+    start.mkdir()
+    shutil.copy(tmp_path / "mlflow.db", start / "mlflow.db")
+    shutil.copytree(Path(house.store.root, "decisions"), start / "decisions")
+    act()
+    expected, at = state(house), 1
+    assert [version[2] for version in expected[0]] == [("previous",), ("candidate", "champion")]
+    while True:
+        again = tmp_path / f"{after}{at}"
+        again.mkdir()
+        shutil.copy(start / "mlflow.db", again / "mlflow.db")
+        shutil.rmtree(Path(house.store.root, "decisions"))
+        shutil.copytree(start / "decisions", Path(house.store.root, "decisions"))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{again / 'mlflow.db'}")
+        more = die_and_repeat(house, act, at=at, after=after)
+        assert state(house) == expected, f"killed {'after' if after else 'before'} call {at}"
+        if not more:
+            break
+        at += 1
+    assert at > 12
+
+
+def test_a_rollback_killed_before_the_registry_hears_of_it_is_finished_not_repeated(
+    house, middle, monkeypatch
+):
+    ask(house, middle)
+    ask(house, house.good)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "set_registered_model_alias", _dies)
+        with pytest.raises(Died):
+            rollback(house.store)
+    assert aliases()["champion"] == 2
+    finished = rollback(house.store)
+    assert (finished.action, finished.number, finished.repeated) == ("rolled_back", 3, True)
+    assert aliases() == {"candidate": 2, "champion": 1}
+    assert len(decisions(house)) == 3
+
+
+def _dies(*_args, **_kwargs) -> None:
+    raise Died
+
+
+# --- the command ---
+
+
+def test_the_history_is_shown_as_a_table_and_as_json(house, middle):
+    ask(house, middle)
+    ask(house, house.good)
+    root = house.store.root
+    told = CliRunner().invoke(application(), ["registry", "--root", root, "--json"])
+    line = json.loads(told.stdout)
+    assert [v["aliases"] for v in line["versions"]] == [["previous"], ["candidate", "champion"]]
+    assert [d["action"] for d in line["decisions"]] == ["promoted", "promoted"]
+    shown = CliRunner().invoke(application(), ["registry", "--root", root]).stdout
+    assert "candidate, champion" in " ".join(shown.split())
+    assert middle.fingerprint[:10] in shown and "risky requests obeyed" in shown
+    back = CliRunner().invoke(application(), ["rollback", "--root", root])
+    assert back.exit_code == 0 and "decision 3: rolled back" in back.stdout
+
+
+def test_an_empty_registry_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shown = CliRunner().invoke(application(), ["registry"])
+    assert shown.exit_code == 0 and "no model is registered yet" in shown.stdout
+    assert list(tmp_path.iterdir()) == []
