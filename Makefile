@@ -55,4 +55,5 @@ bench: install  ## benchmarks; results go to tests/benchmarks/results/
 	@$(BIN)/python -m pytest tests/benchmarks --override-ini 'python_files=bench_*.py'
 
 clean:  ## remove the environment and all artifacts
+	@test ! -x $(BIN)/psavlm || $(BIN)/psavlm down
 	rm -rf $(VENV) .psavlm

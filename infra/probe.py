@@ -14,8 +14,11 @@ log = logging.getLogger(__name__)
 _IMPATIENT = {"connect_timeout": 3, "read_timeout": 10, "retries": {"total_max_attempts": 1}}
 
 
-def probe(root: str) -> None:
+def probe(root: str) -> bool:
     """Write a small file twice and remove it; nothing stays behind, not even a new root.
+
+    Returns:
+        Whether the second writer lost, as the store needs it.
 
     Raises:
         StorageError: the root cannot be written.
@@ -23,27 +26,28 @@ def probe(root: str) -> None:
     if root.startswith("s3://"):
         files = Files.at(root, config_kwargs=_IMPATIENT, skip_instance_cache=True)
         files.fs.retries = 1
-        _write_twice(files)
-        return
+        return _write_twice(files)
     folders = (Path(root), *Path(root).parents)
     made = [folder for folder in folders if not os.path.lexists(folder)]
     try:
-        _write_twice(Files.at(root))
+        return _write_twice(Files.at(root))
     finally:
         for folder in made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
 
-def _write_twice(files: Files) -> None:
+def _write_twice(files: Files) -> bool:
     name = f".probe-{uuid.uuid4().hex}"
     files.put(name, b"first", fresh=True)
     try:
-        if files.put(name, b"second", fresh=True):
+        lost = not files.put(name, b"second", fresh=True)
+        if not lost:
             log.warning(
                 "%s ignores If-None-Match: two runs that build the same artifact at the same time "
                 "may overwrite each other's manifest; run one at a time",
                 files.address,
             )
+        return lost
     finally:
         files.remove(name)

@@ -12,9 +12,12 @@ from pathlib import Path
 
 from flows.parameters import configured
 from flows.plan import planned
+from infra.servers.ports import spare_port
 from schemas.taxonomy import load_mapping
 from tests.documents import HOME, Command
 
+# What the tests set for themselves, and no reader has.
+OURS = ("PREFECT_", "PSAVLM_", "RAY_", "MLFLOW_", "OMP_")
 INSTALLED = ".installed"  # the stamp of `make install`
 
 
@@ -23,16 +26,17 @@ class Desk:
 
     Its folder and its exported settings last from one command to the next. A clone that is entered
     gets what its reader has by then: an environment, the artifacts of `store` that the tiny run
-    would reuse, and a table and images of one's own.
+    would reuse, and a table and images of one's own. Servers listen at ports of this desk's own.
     """
 
-    def __init__(self, folder: Path, store: str, **settings: str) -> None:
+    def __init__(self, folder: Path, store: str) -> None:
         self.store = store
         self.here = folder
         self.origin = snapshot(folder / "origin")
         self.state = folder / "state.sh"
         self.state.write_text("")
-        self.settings = settings
+        theirs = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+        self.environment = {**theirs, **own_ports()}
 
     def type(self, command: Command, *, timeout: float) -> subprocess.CompletedProcess[str]:
         """Run a command; its output as text. What it leaves running must not hold the output."""
@@ -47,7 +51,7 @@ class Desk:
         done = subprocess.run(
             ["bash", "-c", script],
             cwd=self.here,
-            env={**os.environ, **self.settings},
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -86,6 +90,13 @@ class Desk:
             if step.reused and not target.exists():
                 shutil.copytree(step.uri, target, copy_function=_link)
         own_files(self.here)
+
+
+def own_ports() -> dict[str, str]:
+    """Settings for free ports, so that nobody else's servers are in the way."""
+    names = ("PSAVLM_MLFLOW_PORT", "PSAVLM_RAY_PORT", "PSAVLM_RAY_DASHBOARD_PORT")
+    ports = {name: str(spare_port()) for name in names}
+    return {**ports, "PREFECT_API_URL": f"http://127.0.0.1:{spare_port()}/api"}
 
 
 def snapshot(folder: Path) -> Path:

@@ -6,6 +6,7 @@ Quick ones are typed here; those that train or need servers, and all others in b
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ import typer
 from flows.cli.main import application
 from flows.line import pipeline, plainly, up_to
 from flows.parameters import configured
-from infra.servers.ports import spare_port
 from infra.store import Store
 from tests.desk import Desk
 from tests.documents import HOME, Block, Command, anchors, blocks, documents, links, spoken
@@ -29,7 +29,7 @@ FIRST, QUICK, SLOW = "first", "quick", "slow"
 GROUPS = {
     r"git clone .*": FIRST,
     r"make help": QUICK,
-    r"psavlm (plan|world|ingest|validate|balance|base|encode|--help)\b.*": QUICK,
+    r"psavlm (plan|doctor|registry|world|ingest|validate|balance|base|encode)\b.*": QUICK,
     r"make (run|up|down|install|pipeline|sweep)\b.*": SLOW,
     r"prefect .*": SLOW,
     r"psavlm \w+\b.*": SLOW,
@@ -50,6 +50,9 @@ BRIEF = [command for command in TYPED if group(command) == QUICK]
 
 
 def typed(desk: Desk, command: Command) -> None:
+    """Type a command; a run that it would leave behind is followed to its end."""
+    if command.words.startswith("prefect deployment run ") and "--watch" not in command.text:
+        command = replace(command, text=f"{command.text} --watch")
     done = desk.type(command, timeout=LIMITS[group(command) or SLOW])
     said = f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{said}"
@@ -111,11 +114,8 @@ def test_a_quick_command_works(desk: Desk, command: Command):
 def long_desk(
     tiny_root: str, tmp_path_factory: pytest.TempPathFactory, only_cluster: None
 ) -> Iterator[Desk]:
-    """A desk with servers at ports of its own, all of them down at the end."""
-    names = ("PSAVLM_MLFLOW_PORT", "PSAVLM_RAY_PORT", "PSAVLM_RAY_DASHBOARD_PORT")
-    settings = {name: str(spare_port()) for name in names}
-    settings["PREFECT_API_URL"] = f"http://127.0.0.1:{spare_port()}/api"
-    desk = opened(Desk(tmp_path_factory.mktemp("long"), tiny_root, **settings))
+    """A desk whose servers are all down at the end."""
+    desk = opened(Desk(tmp_path_factory.mktemp("long"), tiny_root))
     yield desk
     typed(desk, Command("the end", 0, ".venv/bin/psavlm down"))
 

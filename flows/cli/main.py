@@ -13,7 +13,7 @@ from schemas.errors import ConfigError, PsavlmError
 
 def application() -> typer.Typer:
     """The command with all its sub-commands."""
-    from flows.cli import answer, explain, plan, registry, run, servers, steps, sweep
+    from flows.cli import answer, doctor, explain, plan, registry, run, servers, steps, sweep
 
     app = typer.Typer(
         name="psavlm",
@@ -23,7 +23,7 @@ def application() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
-    for part in (run, plan, sweep, steps, answer, explain, registry, servers):
+    for part in (run, plan, sweep, steps, answer, explain, registry, servers, doctor):
         part.register(app)
     return app
 
