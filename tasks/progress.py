@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_EVERY_S = 10.0
-# An update is a request to the server: seldom enough to cost nothing, often enough to be watched.
-PAGE_EVERY_S = 5.0
+# An update is a request to the server and two lines of `--watch`: seldom enough for both.
+PAGE_EVERY_S = 15.0
 Tick = Callable[[int, str], None]
 
 

@@ -1,6 +1,8 @@
 """What all tests share: quiet libraries, and one store with the tiny world and its base model."""
 
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,12 @@ os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The pipeline takes longest: one worker begins with it, the other does all the rest."""
-    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+    """The pipeline takes longest: one worker begins with it, the other does all the rest.
+
+    The servers' tests wait for its cluster to be gone: they come last.
+    """
+    turns = {"test_pipeline.py": 0, "test_servers.py": 2}
+    items.sort(key=lambda item: turns.get(item.path.name, 1))
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +33,18 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
     Set PSAVLM_TEST_ROOT to a folder of your own to keep it between runs.
     """
     kept = os.environ.get("PSAVLM_TEST_ROOT")
+    return str(Path(kept).resolve() if kept else shared(tmp_path_factory, worker_id) / "tiny-store")
+
+
+@pytest.fixture(scope="module")
+def only_cluster(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
+    """While a module holds this, no other module that asks for it has a Ray cluster."""
+    with (shared(tmp_path_factory, worker_id) / "cluster.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all test workers see."""
     base = tmp_path_factory.getbasetemp()
-    shared = base if worker_id == "master" else base.parent
-    return str(Path(kept).resolve() if kept else shared / "tiny-store")
+    return base if worker_id == "master" else base.parent

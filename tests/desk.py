@@ -26,7 +26,7 @@ class Desk:
 
     Its folder and its exported settings last from one command to the next. A clone that is entered
     gets what its reader has by then: an environment, the artifacts of `store` that the tiny run
-    would reuse, and a table and images of one's own. Servers listen at ports of this desk's own.
+    would reuse, a table and images of one's own, and in `.env` ports that nobody else has.
     """
 
     def __init__(self, folder: Path, store: str) -> None:
@@ -35,8 +35,7 @@ class Desk:
         self.origin = snapshot(folder / "origin")
         self.state = folder / "state.sh"
         self.state.write_text("")
-        theirs = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-        self.environment = {**theirs, **own_ports()}
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
 
     def type(self, command: Command, *, timeout: float) -> subprocess.CompletedProcess[str]:
         """Run a command; its output as text. What it leaves running must not hold the output."""
@@ -67,6 +66,8 @@ class Desk:
         """The command with a value for each placeholder; ValueError for an unknown one."""
         text = text.replace("<this repository>", shlex.quote(str(self.origin)))
         text = re.sub(r"([\w./-]+)/<fingerprint>", self._newest, text)
+        if "<run-id>" in text:
+            text = text.replace("<run-id>", self._last_run())
         if unknown := re.search(r"<[a-z][^<>|&]*>", text):
             raise ValueError(f"no value for {unknown[0]} in {text!r}")
         return text
@@ -76,6 +77,14 @@ class Desk:
         if not made:
             raise ValueError(f"no artifact in {match[1]}")
         return str(made[-1].parent.relative_to(self.here))
+
+    def _last_run(self) -> str:
+        listing = [".venv/bin/prefect", "flow-run", "ls", "--limit", "1", "-o", "json"]
+        told = subprocess.run(
+            listing, cwd=self.here, env=self.environment, capture_output=True, check=True
+        )
+        (run,) = json.loads(told.stdout)
+        return str(run["id"])
 
     def _furnish(self) -> None:
         environment = self.here / ".venv"
@@ -89,14 +98,15 @@ class Desk:
             target = self.here / ".psavlm/store" / Path(step.uri).relative_to(self.store)
             if step.reused and not target.exists():
                 shutil.copytree(step.uri, target, copy_function=_link)
+        (self.here / ".env").write_text(own_ports())
         own_files(self.here)
 
 
-def own_ports() -> dict[str, str]:
-    """Settings for free ports, so that nobody else's servers are in the way."""
+def own_ports() -> str:
+    """A `.env` of free ports, so that nobody else's servers are in the way."""
     names = ("PSAVLM_MLFLOW_PORT", "PSAVLM_RAY_PORT", "PSAVLM_RAY_DASHBOARD_PORT")
-    ports = {name: str(spare_port()) for name in names}
-    return {**ports, "PREFECT_API_URL": f"http://127.0.0.1:{spare_port()}/api"}
+    ports = [f"{name}={spare_port()}" for name in names]
+    return "\n".join([*ports, f"PREFECT_API_URL=http://127.0.0.1:{spare_port()}/api\n"])
 
 
 def snapshot(folder: Path) -> Path:

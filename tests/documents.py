@@ -6,6 +6,7 @@ starts with a program. `<!-- not-run: reason -->` on the line before takes a blo
 
 import re
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -91,7 +92,7 @@ def blocks(text: str, document: str) -> list[Block]:
     reason, line = None, 0
     for token in MarkdownIt("commonmark").parse(text):
         if token.type in ("fence", "code_block"):
-            found.append(replace(_block(token, document), not_run=reason))
+            found += [replace(block, not_run=reason) for block in _blocks(token, document)]
             reason = None
             continue
         if reason is not None:
@@ -128,10 +129,18 @@ def _inline(text: str) -> list[Token]:
     return [child for token in tokens for child in token.children or ()]
 
 
-def _block(token: Token, document: str) -> Block:
-    fenced = token.type == "fence"
-    language = token.info.strip().partition(" ")[0] if fenced else ""
-    return Block(document, _line(token) + fenced, language, token.content)
+def _blocks(token: Token, document: str) -> list[Block]:
+    """A fence is one block; indented rows with an empty one between are two for their reader."""
+    if token.type == "fence":
+        language = token.info.strip().partition(" ")[0]
+        return [Block(document, _line(token) + 1, language, token.content)]
+    rows = enumerate(token.content.splitlines(), _line(token))
+    parts = groupby(rows, key=lambda row: bool(row[1].strip()))
+    return [_indented(list(part), document) for filled, part in parts if filled]
+
+
+def _indented(rows: list[tuple[int, str]], document: str) -> Block:
+    return Block(document, rows[0][0], "", "\n".join(text for _, text in rows))
 
 
 def _line(token: Token) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flows.line import pipeline, plainly, up_to
+from infra import ray_cluster
 from infra.parts import read_parts, write_parts
 from infra.store import Store
 from model.backbone import Backbone
@@ -98,7 +99,8 @@ def bench(root: str, tiny_root: str, *, train: Callable | None = None) -> Bench:
     """A root of its own with links to the tiny world's artifacts, some items, a trained model."""
     up_to(_line(tiny_root), "encode")
     for step in ("tiny_world", "ingest", "validate", "base_model", "encode"):
-        shutil.copytree(Path(tiny_root) / step, Path(root) / step, copy_function=os.link)
+        if not (Path(root) / step).exists():
+            shutil.copytree(Path(tiny_root) / step, Path(root) / step, copy_function=os.link)
     store, made = Store(root), up_to(_line(root), "encode")
     good = (train or trained)(store, made)
     return Bench(store, made["base"], made["ingest"], some_items(store, made), made["encode"], good)
@@ -135,6 +137,14 @@ def trained(store: Store, made: dict[str, Artifact]) -> Artifact:
         parents={"base": made["base"], "labelled": made["validate"]},
         build=lambda folder: _train(store, made, folder / FOLDER),
     )
+
+
+def whole_run(store: Store, made: dict[str, Artifact]) -> Artifact:
+    """Stage 2 as a run trains it, on a Ray cluster of its own."""
+    try:
+        return up_to(_line(store.root), "stage2")["stage2"]
+    finally:
+        ray_cluster.leave()
 
 
 def _train(store: Store, made: dict[str, Artifact], folder: Path) -> dict[str, int]:

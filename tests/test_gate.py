@@ -1,9 +1,12 @@
 """The gate with real models: better ones pass, worse ones are refused, and say why."""
 
+import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import mlflow
@@ -11,8 +14,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import tasks.promote.step as promote_step
 from flows.cli.main import application
-from infra.files import Files
+from infra.parts import read_parts, write_parts
 from infra.registry import Registry, resolve_model
 from infra.registry.connect import connected
 from infra.store import Store
@@ -20,14 +24,21 @@ from schemas.config import EvaluateConfig
 from schemas.decision import Decision
 from schemas.errors import ConfigError
 from schemas.gate import GateConfig, load_gate
+from schemas.samples import ROWS
 from tasks.base_model import FOLDER
 from tasks.evaluate.step import read_report
 from tasks.promote import PromoteInputs, promote, register_candidate, rollback
-from tests.gate_models import EVALUATE, WORSE, Bench, bench, middling
+from tasks.promote.history import History
+from tasks.promote.records import follow
+from tests.gate_models import EVALUATE, WORSE, Bench, bench, middling, whole_run
 
 torch.set_num_threads(1)
 GATE = load_gate("default")
 QUICK = list(WORSE)[:3]
+STEPS_OF_A_RUN = (
+    "tiny_world", "ingest", "validate", "balance", "base_model", "encode", "stage1", "stage2",
+    "evaluate", "report",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -182,49 +193,44 @@ def test_another_judge_is_refused(house, middle):
     assert decision.reasons[0].startswith("another judge: 560 by exact_targets")
 
 
-def other_evaluation(house: Bench, **changes) -> PromoteInputs:
-    return house.inputs(house.good, **changes)
+def test_other_items_are_refused(house):
+    def build(folder: Path) -> dict[str, int]:
+        rows = read_parts(house.store.local(house.labelled) / "rows", ROWS)
+        write_parts(rows.slice(0, 100), folder / "rows")
+        return {"accepted": 100}
 
-
-def test_other_items_are_refused(house, models):
-    store = models.store
-    whole = next(
-        store.find("validate", path.name)
-        for path in Path(store.root, "validate").iterdir()
-        if "items" not in store.manifest(store.find("validate", path.name)).config
-    )
-    fewer = EvaluateConfig.model_validate({**EVALUATE.model_dump(), "max_new_tokens": 1})
-    other = replace(models, labelled=whole).evaluated(None, fewer)
-    mine = models.evaluated(models.good, fewer)
-    inputs = models.inputs(models.good, base_evaluation=other, evaluation=mine)
-    decision = promote(GATE, inputs, store=store)
-    assert decision.action == "refused"
-    assert decision.reasons[0].startswith("other items: 880 of the candidate's 560")
+    parents = {"samples": house.samples}
+    fewer = house.store.artifact("validate", 1, config={"of": 100}, parents=parents, build=build)
+    other = replace(house, labelled=fewer).evaluated(None)
+    inputs = house.inputs(house.good, base_evaluation=other)
+    (reason,) = promote(GATE, inputs, store=house.store).reasons
+    assert reason.startswith("other items: 460 of the candidate's 560 and the base's 100 items")
 
 
 def test_another_way_of_asking_is_refused(house):
     fewer = EvaluateConfig.model_validate({**EVALUATE.model_dump(), "max_new_tokens": 1})
-    inputs = other_evaluation(house, base_evaluation=house.evaluated(None, fewer))
+    inputs = house.inputs(house.good, base_evaluation=house.evaluated(None, fewer))
     (reason,) = promote(GATE, inputs, store=house.store).reasons
     assert "the base was evaluated in another way" in reason and "max_new_tokens" in reason
 
 
 def test_an_evaluation_of_another_model_is_refused(house, middle):
-    inputs = other_evaluation(house, evaluation=house.evaluated(middle))
+    inputs = house.inputs(house.good, evaluation=house.evaluated(middle))
     (reason,) = promote(GATE, inputs, store=house.store).reasons
     assert "the evaluation of the candidate belongs to another model" in reason
     assert Registry().versions() == []
 
 
 def test_what_is_no_trained_stage_is_refused(house):
-    inputs = other_evaluation(house, model=house.base)
+    good = house.inputs(house.good)
+    inputs = PromoteInputs.model_validate({**dict(good), "model": house.base})
     (reason,) = promote(GATE, inputs, store=house.store).reasons
     assert "step 'base_model', not of stage1 or stage2" in reason
 
 
 @pytest.mark.parametrize("which", ["model", "evaluation"])
 def test_a_damaged_artifact_is_refused(house, which):
-    model = house.changed(house.good, f"to be damaged: {which}", lambda files: None)
+    model = house.changed(house.good, "to be damaged", lambda files: None)
     inputs = house.inputs(model)
     artifact = getattr(inputs, which)
     manifest = house.store.manifest(artifact)
@@ -260,12 +266,12 @@ def test_a_dry_run_writes_nothing(models, middle, tmp_path, monkeypatch):
 
 def test_a_champion_of_another_root_is_not_moved(house, middle, tmp_path):
     ask(house, middle)
-    other = replace(house, store=Store(str(tmp_path / "other")))
-    decision = ask(other, house.good)
+    other = Store(str(tmp_path / "other"))
+    decision = promote(GATE, house.inputs(house.good), store=other)
     assert decision.action == "refused" and "was decided in" in decision.reasons[0]
     assert aliases()["champion"] == 1 and resolve_model("champion") == middle.uri
     with pytest.raises(ConfigError, match="was decided in"):
-        rollback(other.store)
+        rollback(other)
 
 
 def test_a_lost_registry_is_made_again_from_the_decisions(house, middle, tmp_path, monkeypatch):
@@ -278,6 +284,19 @@ def test_a_lost_registry_is_made_again_from_the_decisions(house, middle, tmp_pat
         ("previous",): middle.fingerprint,
         ("champion",): house.good.fingerprint,
     }
+
+
+def test_a_root_that_was_moved_keeps_its_champion(house, middle, tmp_path):
+    ask(house, middle)
+    old, new = Path(house.store.root), tmp_path / "moved"
+    old.rename(new)
+    try:
+        store = Store(str(new))
+        follow(Registry(), History.read(store.root), store=store)
+        assert resolve_model("champion") == f"{new}/{middle.step}/{middle.fingerprint}"
+        assert aliases() == {"candidate": 1, "champion": 1}
+    finally:
+        new.rename(old)
 
 
 # --- crashes ---
@@ -294,25 +313,22 @@ class Died(BaseException):
 
 
 class Fate:
-    """Dies before or after a call that writes, the one of a given number."""
+    """Dies before the call of a given number that writes: it has ended all calls before it."""
 
-    def __init__(self, monkeypatch, *, at: int, after: bool) -> None:
-        self.left, self.after = at, after
+    def __init__(self, monkeypatch, *, at: int) -> None:
+        self.left = at
         for name in CALLS:
             self._watch(monkeypatch, mlflow.MlflowClient, name)
-        self._watch(monkeypatch, Files, "put")
+        self._watch(monkeypatch, promote_step, "add_decision")
 
-    def _watch(self, monkeypatch, owner: type, name: str) -> None:
+    def _watch(self, monkeypatch, owner: object, name: str) -> None:
         call = getattr(owner, name)
 
         def watched(*args, **kwargs):
             self.left -= 1
-            if self.left == 0 and not self.after:
-                raise Died
-            result = call(*args, **kwargs)
             if self.left == 0:
                 raise Died
-            return result
+            return call(*args, **kwargs)
 
         monkeypatch.setattr(owner, name, watched)
 
@@ -332,49 +348,28 @@ def state(house: Bench) -> tuple:
     )
 
 
-def die_and_repeat(house: Bench, act, *, at: int, after: bool) -> bool:
-    """Run an act that dies at a call, then run it again; False if it had fewer calls."""
-    with pytest.MonkeyPatch.context() as patch:
-        fate = Fate(patch, at=at, after=after)
-        try:
-            act()
-        except Died:
-            pass
-        else:
-            assert fate.left > 0
-            return False
-    act()
-    return True
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_promotion_killed_at_any_call_ends_the_same(
-    house, middle, after, empty_database, tmp_path, monkeypatch
-):
-    def act() -> None:
-        ask(house, house.good)
-
+def test_a_promotion_killed_at_any_call_ends_the_same(house, middle, tmp_path, monkeypatch):
     ask(house, middle)
-    start = tmp_path / "start"
-    start.mkdir()
-    shutil.copy(tmp_path / "mlflow.db", start / "mlflow.db")
-    shutil.copytree(Path(house.store.root, "decisions"), start / "decisions")
-    act()
-    expected, at = state(house), 1
+    start, folder = tmp_path / "start", Path(house.store.root, "decisions")
+    shutil.copytree(folder, start)
+    shutil.copy(tmp_path / "mlflow.db", start)
+    ask(house, house.good)
+    expected, at, alive = state(house), 0, False
     assert [version[2] for version in expected[0]] == [("previous",), ("candidate", "champion")]
-    while True:
-        again = tmp_path / f"{after}{at}"
-        again.mkdir()
-        shutil.copy(start / "mlflow.db", again / "mlflow.db")
-        shutil.rmtree(Path(house.store.root, "decisions"))
-        shutil.copytree(start / "decisions", Path(house.store.root, "decisions"))
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{again / 'mlflow.db'}")
-        more = die_and_repeat(house, act, at=at, after=after)
-        assert state(house) == expected, f"killed {'after' if after else 'before'} call {at}"
-        if not more:
-            break
+    while not alive:
         at += 1
-    assert at > 12
+        shutil.rmtree(folder)
+        shutil.copytree(start, folder, ignore=shutil.ignore_patterns("*.db"))
+        database = shutil.copy(start / "mlflow.db", tmp_path / f"{at}.db")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+        with pytest.MonkeyPatch.context() as patch:
+            fate = Fate(patch, at=at)
+            with contextlib.suppress(Died):
+                ask(house, house.good)
+            alive = fate.left > 0
+        ask(house, house.good)
+        assert state(house) == expected, f"killed at call {at}"
+    assert at > 10
 
 
 def test_a_rollback_killed_before_the_registry_hears_of_it_is_finished_not_repeated(
@@ -421,3 +416,63 @@ def test_an_empty_registry_says_what_to_do(tmp_path, monkeypatch):
     shown = CliRunner().invoke(application(), ["registry"])
     assert shown.exit_code == 0 and "no model is registered yet" in shown.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+# --- the longer proof ---
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ten_degraded_checkpoints_of_a_whole_run_are_refused(
+    tiny_root, only_cluster, empty_database, tmp_path, monkeypatch
+):
+    """Stage 2 as `psavlm run` trains it; the champion is a stage 1 that lets two types pass."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    house = bench(str(tmp_path / "store"), tiny_root, train=whole_run)
+    first = bench(str(tmp_path / "store"), tiny_root)
+    assert ask(house, first.changed(first.good, "middling", middling)).action == "promoted"
+    for name, (change, condition) in WORSE.items():
+        decision = ask(house, house.changed(house.good, name, change))
+        assert decision.action == "refused", name
+        assert f"{condition}/champion" in failed(decision), name
+    assert ask(house, house.good).action == "promoted"
+    assert len(decisions(house)) == len(WORSE) + 2 == 12
+    assert rollback(house.store).candidate.step == "stage1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(WORSE)[3:])
+def test_the_other_degraded_models_are_refused_for_the_right_reason(house, middle, name):
+    test_a_degraded_model_is_refused_for_the_right_reason(house, middle, name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_command_promotes_once_and_says_why_it_does_not(
+    tiny_root, only_cluster, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for step in STEPS_OF_A_RUN:
+        if (Path(tiny_root) / step).exists():
+            shutil.copytree(Path(tiny_root) / step, tmp_path / "s" / step, copy_function=os.link)
+    (tmp_path / "strict.toml").write_text(f'extends = "tiny"\ngate = "{tmp_path}/gate.toml"\n')
+    gate = resources.files("schemas").joinpath("gates/default.toml").read_text()
+    (tmp_path / "gate.toml").write_text(gate.replace("min_risky = 200", "min_risky = 9999"))
+
+    def psavlm(*arguments: str) -> tuple[int, dict]:
+        told = CliRunner().invoke(application(), [*arguments, "--root", "s", "--json"])
+        return told.exit_code, json.loads(told.stdout.splitlines()[-1])
+
+    code, line = psavlm("promote", "--preset", "strict.toml")
+    assert (code, line["action"]) == (1, "refused")
+    assert line["reasons"][0].startswith("too few items: 540 risky ones")
+    code, line = psavlm("promote", "--dry-run")
+    assert (code, line["action"], line["number"]) == (0, "promoted", None)
+    assert psavlm("promote")[1]["number"] == 2
+    code, line = psavlm("promote")
+    assert (code, line["action"], line["number"]) == (0, "already_champion", 2)
+    code, line = psavlm("registry")
+    assert (len(line["versions"]), len(line["decisions"])) == (1, 2)

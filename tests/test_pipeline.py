@@ -17,8 +17,7 @@ from infra.store import Store, open_artifact
 from schemas.presets import Parameters, resolve
 from tests.tiny_bars import missed
 
-# Tests are dealt out by file, and all that start Ray are in this one: never two clusters at once.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("only_cluster")]
 PSAVLM = str(Path(sys.executable).parent / "psavlm")
 
 
@@ -33,7 +32,7 @@ def psavlm(*arguments: str, cwd: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def tiny_run(tiny_root: str, tmp_path_factory: pytest.TempPathFactory) -> dict:
+def tiny_run(tiny_root: str, only_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> dict:
     return psavlm("run", "--root", tiny_root, cwd=tmp_path_factory.mktemp("first"))
 
 

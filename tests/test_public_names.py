@@ -50,6 +50,8 @@ OPTIONS = {
     "sweep": STEP_OPTIONS - {"--clean-per-unsafe", "--seed"}
     | {"--ratios", "--seeds", "--total", "--false-positive-rate", "--promote"},
     **{name: STEP_OPTIONS for name in COMMAND_STEPS},
+    **{name: {"--json"} for name in ("up", "down", "status")},
+    "doctor": {"--root", "--json"},
     "answer": {"question", "--model", "--artifact", "--image", "--max-new-tokens", "--json"},
     "explain": {"question", "--model", "--artifact", "--image", "--out", "--json"},
     "promote": STEP_OPTIONS | {"--dry-run", "--again"},

@@ -18,6 +18,7 @@ from moto.server import DomainDispatcherApplication, ThreadedMotoServer, create_
 from werkzeug.serving import make_server
 
 from infra import integrity, lease
+from infra.doctor.services import root_folder
 from infra.files import Files
 from infra.fingerprint import fingerprint
 from infra.store import Store, open_artifact
@@ -538,6 +539,7 @@ def test_a_check_warns_of_a_server_that_ignores_if_none_match(aws, monkeypatch, 
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     try:
         Store(f"s3://{BUCKET}/deaf").check()
+        assert root_folder(f"s3://{BUCKET}/deaf").state == "warn"
     finally:
         server.shutdown()
         thread.join()

@@ -3,7 +3,11 @@
 import csv
 import itertools
 import json
+import os
 import random
+import shutil
+import subprocess
+import sys
 from math import floor
 from pathlib import Path
 
@@ -23,10 +27,11 @@ from schemas.sweep import POINTS, SWEEP_METRICS, StageResult, SweepParameters, S
 from tasks.balance import balance, common_total, largest_total, sides
 from tasks.evaluate.intervals import clustered, clustered_mean, rate, wilson
 from tasks.sweep.metrics import metrics_of
-from tasks.sweep.pareto import pareto
+from tasks.sweep.pareto import best_point, pareto
 from tasks.sweep.plot import places
 from tasks.sweep.step import write
 from tasks.sweep.table import flat, sweep_rows, table_schema
+from tasks.sweep.tracking import log_sweep
 
 CONFIG = EvaluateConfig(bootstrap=200)
 RATIOS, SEEDS = [0.3, 1.0, 3.0, 10.0], [1, 2]
@@ -353,6 +358,40 @@ def test_ratio_zero_has_a_place_on_the_logarithmic_axis():
     assert places([0.0]) == {0.0: 0.0}
 
 
+def test_the_proposed_model_is_the_best_pareto_point_where_guards_are_equally_strict():
+    table = pa.Table.from_pylist([flat(r) for r in whole([*POINTS_MADE, FAILED])], table_schema())
+    assert best_point(table) == (10.0, 1)  # seed 1 obeys one request less
+
+
+def test_mlflow_holds_a_sweep_once_with_its_points_below_it(tmp_path, monkeypatch):
+    from infra.registry.connect import connected
+
+    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.chdir(tmp_path)
+    store, points = Store(str(tmp_path / "store")), [*POINTS_MADE, FAILED]
+
+    def build(folder: Path) -> dict[str, int]:
+        write(whole(points), ASKED, folder)
+        return {"points": len(points), "failed": 1}
+
+    table = store.artifact("sweep", 1, config=ASKED, build=build)
+    parent = log_sweep(table, points, store=store)
+    assert log_sweep(table, points, store=store) == parent
+    client = connected(address)
+    runs = client.search_runs([client.get_experiment_by_name("psavlm").experiment_id])
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent]
+    assert len(runs) == 1 + len(children) == 1 + len(points)
+    (failed,) = [run for run in children if run.data.tags["state"] == "failed"]
+    assert (failed.data.params["clean_per_unsafe"], failed.data.metrics) == ("30.0", {})
+    assert failed.data.tags["error"] == FAILED.error
+    one = next(r for r in children if r.info.run_name == "ratio 3 seed 2")
+    assert one.data.metrics["stage1/uncalibrated/risky_obeyed"] == pytest.approx(14 / 60)
+    assert one.data.metrics["stage2/matched/threshold"] == pytest.approx(0.2)
+    shown = {file.path for file in client.list_artifacts(parent)}
+    assert {"plot.png", "sweep.csv", "sweep.html", "sweep.md", "sweep.parquet"} <= shown
+
+
 # --- parameters ---
 
 WRONG = [
@@ -406,3 +445,59 @@ def test_a_sweep_of_which_every_point_fails_says_why(tiny_root: str):
 
     with pytest.raises(TrainingError, match=r"none of 2 points succeeded.*items asked for"):
         ratio_sweep(ratios=[0.3, 10.0], preset="tiny", root=tiny_root, total=100_000)
+
+
+SHORT = """
+extends = "tiny"
+[stage1.parts.concept]
+steps = 6
+[stage1.parts.tokens]
+steps = 4
+[stage2.parts.lora]
+steps = 4
+[evaluate]
+max_new_tokens = 6
+bootstrap = 50
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_sweep_encodes_once_survives_a_point_and_goes_on_where_it_stood(
+    tiny_root: str, only_cluster: None, tmp_path: Path
+):
+    root = tmp_path / "root"
+    for step in ("tiny_world", "ingest", "validate", "base_model"):
+        shutil.copytree(Path(tiny_root) / step, root / step, copy_function=os.link)
+    (tmp_path / "short.toml").write_text(SHORT)
+
+    def sweep() -> dict:
+        # At 0.05 there would be 1429 unsafe items, and the tiny world has 1317.
+        command = ["sweep", "--preset", "short.toml", "--root", str(root), "--json"]
+        command += ["--ratios", "1,0.05,3", "--total", "1500"]
+        psavlm = str(Path(sys.executable).parent / "psavlm")
+        done = subprocess.run(
+            [psavlm, *command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "ratio 0.05 seed 1 failed: DataError: 1429 unsafe items asked for" in done.stderr
+        return json.loads(done.stdout)
+
+    first = sweep()
+    assert first["decision"] is None
+    table = Store(str(root)).local(Artifact(**first["artifacts"]["sweep"])) / "sweep.parquet"
+    rows = pq.read_table(table).to_pylist()
+    assert [row["ratio"] for row in rows if row["error"]] == [0.05]
+    assert len(rows) == 1 + 2 * 2 * 2 * 2
+    made = {step: len(list((root / step).glob("*/manifest.json"))) for step in os.listdir(root)}
+    assert {step: made[step] for step in ("encode", "stage1", "stage2", "evaluate_points")} == {
+        "encode": 1, "stage1": 2, "stage2": 2, "evaluate_points": 4
+    }  # fmt: skip
+    (encoded,) = (root / "encode").glob("*/manifest.json")
+    (attempt,) = {m for a in (root / "encode").iterdir() for m in a.glob("attempts/*")}
+    assert attempt.name == json.loads(encoded.read_text())["attempt"]  # and no second attempt
+    shutil.rmtree(root / "sweep")
+    again = sweep()["artifacts"]
+    assert {name for name, artifact in again.items() if not artifact["reused"]} == {"sweep"}
+    same = {name: artifact["fingerprint"] for name, artifact in first["artifacts"].items()}
+    assert {name: artifact["fingerprint"] for name, artifact in again.items()} == same

@@ -1,7 +1,5 @@
 """`psavlm run`: the whole pipeline as a Prefect flow, without servers of your own."""
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,8 +18,8 @@ from flows.cli.options import (
     Seed,
     Source,
 )
+from flows.cli.settings import prefect_api
 from flows.cli.start import started
-from schemas.errors import StorageError
 
 if TYPE_CHECKING:
     from infra.store import Store
@@ -56,19 +54,17 @@ def run(  # noqa: PLR0913 - the options are the flow's parameters
 
 
 def _run(parameters: dict[str, Any], store: "Store", *, json: bool) -> None:
-    make_home()  # before Prefect is imported, which warns when it cannot
     from flows.cli import show
-    from flows.full_pipeline import full_pipeline
     from infra import ray_cluster
     from tasks.evaluate.step import read_report
-    from tasks.progress import say
 
-    if not os.environ.get("PREFECT_API_URL"):
-        say("starting Prefect's temporary server")
-    try:
-        outcome = full_pipeline(**parameters, root=store.root)
-    finally:
-        ray_cluster.leave()
+    with prefect_api():
+        from flows.full_pipeline import full_pipeline
+
+        try:
+            outcome = full_pipeline(**parameters, root=store.root)
+        finally:
+            ray_cluster.leave()
     reports = [
         read_report(artifact, store=store)
         for name, artifact in outcome.artifacts.items()
@@ -78,15 +74,3 @@ def _run(parameters: dict[str, Any], store: "Store", *, json: bool) -> None:
         show.run_as_json(outcome, reports)
     else:
         show.summary(outcome, reports, store)
-
-
-def make_home() -> None:
-    """Prefect's temporary server never comes up where its home cannot be made."""
-    home = Path(os.environ["PREFECT_HOME"])
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"cannot make Prefect's folder {home}: {error.strerror}; run in a folder that can be "
-            "written, or set PREFECT_HOME to one"
-        ) from error

@@ -1,7 +1,11 @@
 """Process-wide settings, made before any heavy import: no telemetry, no hub, quiet libraries."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from schemas.errors import StorageError
 
 SETTINGS = {
     "DO_NOT_TRACK": "1",
@@ -50,6 +54,43 @@ def connect() -> None:
         os.environ[OWN] = up["cluster"]
         os.environ.pop("RAY_AUTH_TOKEN", None)
         os.environ.update(own_settings(STATE))
+
+
+@contextmanager
+def prefect_api() -> Iterator[None]:
+    """Prefect's API for a flow that is called here: of `connect`'s choice, or a temporary one.
+
+    Raises:
+        StorageError: Prefect's folder cannot be made.
+        ServerError: the temporary server does not come up.
+    """
+    from infra.servers.settings import PREFECT_URL
+    from infra.servers.temporary import temporary
+    from tasks.progress import say
+
+    home = _made_home()  # before Prefect is imported, which warns when it cannot
+    if os.environ.get(PREFECT_URL) != "":
+        yield
+        return
+    say("starting Prefect's temporary server")
+    with temporary(home) as server:
+        os.environ[PREFECT_URL] = server.url
+        import prefect  # noqa: F401 - takes seconds, while the server starts
+
+        server.wait()
+        yield
+
+
+def _made_home() -> Path:
+    home = Path(os.environ["PREFECT_HOME"])
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"cannot make Prefect's folder {home}: {error.strerror}; run in a folder that can be "
+            "written, or set PREFECT_HOME to one"
+        ) from error
+    return home
 
 
 def for_servers() -> dict[str, str]:

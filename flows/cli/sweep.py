@@ -1,6 +1,5 @@
 """`psavlm sweep`: the ratio sweep as a Prefect flow, without servers of your own."""
 
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +16,7 @@ from flows.cli.options import (
     Root,
     Source,
 )
+from flows.cli.settings import prefect_api
 from flows.cli.start import started
 from schemas.errors import ConfigError
 
@@ -86,20 +86,16 @@ def numbers(name: str, text: str, kind: type[float]) -> list[float]:
 
 
 def _sweep(parameters: dict[str, Any], store: "Store", *, json: bool) -> None:
-    from flows.cli.run import make_home
-
-    make_home()  # before Prefect is imported, which warns when it cannot
-    from flows.ratio_sweep import ratio_sweep
     from infra import ray_cluster
-    from tasks.progress import say
     from tasks.sweep.step import FILES, read_text
 
-    if not os.environ.get("PREFECT_API_URL"):
-        say("starting Prefect's temporary server")
-    try:
-        outcome = ratio_sweep(**parameters, root=store.root)
-    finally:
-        ray_cluster.leave()
+    with prefect_api():
+        from flows.ratio_sweep import ratio_sweep
+
+        try:
+            outcome = ratio_sweep(**parameters, root=store.root)
+        finally:
+            ray_cluster.leave()
     if json:
         typer.echo(outcome.model_dump_json())
         return

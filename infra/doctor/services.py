@@ -19,7 +19,8 @@ def root_folder(root: str) -> Check:
         address = checked_address(root)
         exclusive = probe(address)
     except (ConfigError, StorageError) as error:
-        return broken("root", str(error), "see the message; AWS settings for s3://")
+        found, _, remedy = str(error).rpartition("; ")
+        return broken("root", found or remedy, remedy if found else "give another --root")
     if not exclusive:
         return note("root", f"{address} ignores If-None-Match", "run one pipeline at a time on it")
     return fine("root", f"{address} can be written, conditional put holds")

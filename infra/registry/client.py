@@ -59,7 +59,7 @@ class Registry:
                 since a server refuses paths of this machine.
         """
         run_id = self.log_run(run)
-        if known := self._of(artifact.fingerprint):
+        if known := self.find(artifact.fingerprint):
             return known
         with told(self.uri):
             self._ensure_model()
@@ -69,14 +69,11 @@ class Registry:
                 run_id=run_id,
                 tags={
                     "fingerprint": artifact.fingerprint,
-                    "uri": artifact.uri,
                     "step": artifact.step,
-                    "root": artifact.uri.rsplit("/", 2)[0],
+                    **_place(artifact.uri),
                 },
             )
-        made = self._of(artifact.fingerprint)
-        assert made is not None
-        return made
+        return next(v for v in self.versions() if v.fingerprint == artifact.fingerprint)
 
     def versions(self) -> list[Version]:
         """All versions in order, with their aliases."""
@@ -96,9 +93,7 @@ class Registry:
             return {}
         with told(self.uri):
             models = self._client.search_registered_models(f"name = '{MODEL}'")
-            if not models:
-                return {}
-            found = self._client.get_registered_model(MODEL).aliases
+        found = {alias: number for model in models for alias, number in model.aliases.items()}
         # Numbers from a database, texts over HTTP.
         return {alias: int(number) for alias, number in found.items() if alias in ALIASES}
 
@@ -114,15 +109,26 @@ class Registry:
         with told(self.uri):
             return f"/#/experiments/{self._experiment()}/runs/{run}/artifacts"
 
-    def point(self, alias: str, version: int) -> None:
-        """Let an alias point to a version, and to no other one."""
+    def point(self, alias: str, version: int) -> Version:
+        """Let an alias point to a version, and to no other one; returns the version."""
         with told(self.uri):
             self._client.set_registered_model_alias(MODEL, alias, str(version))
+        return self._numbered(version)
+
+    def move(self, version: int, uri: str) -> Version:
+        """Say where a version's artifact lies now; returns the version."""
+        with told(self.uri):
+            for key, value in _place(uri).items():
+                self._client.set_model_version_tag(MODEL, str(version), key, value)
+        return self._numbered(version)
 
     def unpoint(self, alias: str) -> None:
         """Take an alias away."""
         with told(self.uri):
             self._client.delete_registered_model_alias(MODEL, alias)
+
+    def _numbered(self, number: int) -> Version:
+        return next(version for version in self.versions() if version.version == number)
 
     @property
     def _client(self) -> "MlflowClient":
@@ -131,13 +137,14 @@ class Registry:
     def _experiment(self) -> str:
         return runs.experiment_id(self._client, artifact_location(self.uri))
 
-    def _of(self, fingerprint: str) -> Version | None:
-        return next((v for v in self.versions() if v.fingerprint == fingerprint), None)
-
     def _ensure_model(self) -> None:
         if not self._client.search_registered_models(f"name = '{MODEL}'"):
             with or_another_made_it():
                 self._client.create_registered_model(MODEL)
+
+
+def _place(uri: str) -> dict[str, str]:
+    return {"uri": uri, "root": uri.rsplit("/", 2)[0]}
 
 
 def _version(found: "ModelVersion", aliases: list[str]) -> Version:

@@ -14,6 +14,9 @@ from infra.servers.state import Server, servers
 SILENT = (OSError, http.client.HTTPException)
 
 
+PATIENCE_S = 5.0
+
+
 def healthy(server: Server, root: Path, *, since: float = 0.0) -> bool:
     """Whether a server answers as it should.
 
@@ -44,25 +47,26 @@ def api(root: Path) -> str:
 
 
 def _prefect(server: Server, _root: Path, _since: float) -> bool:
-    return bool(ask(f"{server.page}/api/health"))
+    return bool(ask(f"{server.page}/api/health", patience=PATIENCE_S))
 
 
 def _mlflow(server: Server, _root: Path, _since: float) -> bool:
-    return bool(ask(f"{server.page}/health") == "OK")
+    return bool(ask(f"{server.page}/health", patience=PATIENCE_S) == "OK")
 
 
 def _ray(server: Server, root: Path, _since: float) -> bool:
     """The head's memory answers, and the machine has joined as a node."""
     if not listens("127.0.0.1", server.ports["ray_head"]):
         return False
-    if ask(f"{server.page}/api/gcs_healthz") != "success":
+    if ask(f"{server.page}/api/gcs_healthz", patience=PATIENCE_S) != "success":
         return False
     token = (root / ".psavlm/ray-token").read_text().strip()
-    return bool(ask(f"{server.page}/nodes?view=summary", token=token)["data"]["summary"])
+    nodes = ask(f"{server.page}/nodes?view=summary", token=token, patience=PATIENCE_S)
+    return bool(nodes["data"]["summary"])
 
 
 def _worker(_server: Server, root: Path, since: float) -> bool:
-    known = ask(f"{api(root)}/work_pools/{POOL}/workers/filter", {})
+    known = ask(f"{api(root)}/work_pools/{POOL}/workers/filter", {}, patience=PATIENCE_S)
     return any(
         worker["status"] == "ONLINE"
         and datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() >= since

@@ -21,8 +21,8 @@ LOOPBACK = ("127.0.0.1", "localhost")
 
 def settings(root: Path) -> dict[str, str]:
     """All settings of the environment and of `.env`; empty ones count as not given."""
-    given = {**dotenv_values(root / ".env"), **os.environ}
-    return {name: value for name, value in given.items() if value}
+    given = (*dotenv_values(root / ".env").items(), *os.environ.items())
+    return {name: value for name, value in given if value}
 
 
 def prefect_url(root: Path, given: Mapping[str, str]) -> str:

@@ -92,7 +92,7 @@ class Case:
                 f"the candidate was champion and was rolled back by decision {back.number}: train "
                 "another one, or give --again"
             )
-        if other := stranger(self.registry, history):
+        if other := stranger(self.registry, history, self.store):
             reasons.append(
                 f"the registry's champion, version {other.version}, was decided in {other.root}: "
                 "give that root, or a registry of your own by MLFLOW_TRACKING_URI"

@@ -15,6 +15,7 @@ from tasks.promote.inputs import PromoteInputs
 
 # Of a report the pages and tables, not what lies below.
 SHOWN = (".html", ".md", ".csv", ".json", ".png", ".svg")
+CANDIDATE = "candidate"
 
 
 def register(registry: Registry, inputs: PromoteInputs, *, store: Store) -> Version:
@@ -31,10 +32,10 @@ def register(registry: Registry, inputs: PromoteInputs, *, store: Store) -> Vers
     if inputs.report is not None:
         run.tags["report"] = inputs.report.fingerprint
         run.files.update(_pages(store.local(inputs.report)))
-    version = registry.register(inputs.model, run)
-    if "candidate" not in version.aliases:
-        registry.point("candidate", version.version)
-    return version
+    version = _placed(registry, registry.register(inputs.model, run), inputs.model.uri)
+    if CANDIDATE in version.aliases:
+        return version
+    return registry.point(CANDIDATE, version.version)
 
 
 def follow(registry: Registry, history: History, *, store: Store) -> None:
@@ -46,7 +47,10 @@ def follow(registry: Registry, history: History, *, store: Store) -> None:
                 registry.unpoint(alias)
             continue
         version = registry.find(model.fingerprint) or _again(registry, model, store)
-        if version is not None and pointed.get(alias) != version.version:
+        if version is None:
+            continue
+        _placed(registry, version, f"{store.root}/{model.step}/{model.fingerprint}")
+        if pointed.get(alias) != version.version:
             registry.point(alias, version.version)
 
 
@@ -57,16 +61,28 @@ def known(registry: Registry, model: ModelRef | Artifact) -> ModelRef:
     return ModelRef(step=model.step, fingerprint=model.fingerprint, uri=model.uri, version=number)
 
 
-def stranger(registry: Registry, history: History) -> Version | None:
+def stranger(registry: Registry, history: History, store: Store) -> Version | None:
     """The registry's champion if it was made in another root and is there to be used."""
     version = registry.find("champion")
-    if version is None or version.fingerprint in history.promoted():
+    if version is None or version.root == store.root:
         return None
+    if version.fingerprint in history.promoted():  # the root has moved
+        return None
+    return version if _there(version.uri) else None
+
+
+def _placed(registry: Registry, version: Version, uri: str) -> Version:
+    """The version at the address where its artifact is, if it is no longer where it was."""
+    gone = version.uri != uri and not _there(version.uri)
+    return registry.move(version.version, uri) if gone else version
+
+
+def _there(uri: str) -> bool:
     try:
-        open_artifact(version.uri)
+        open_artifact(uri)
     except StorageError:
-        return None
-    return version
+        return False
+    return True
 
 
 def _again(registry: Registry, model: ModelRef, store: Store) -> Version | None:

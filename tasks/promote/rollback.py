@@ -24,7 +24,7 @@ def rollback(store: Store) -> Decision:
     registry.check(store.root)
     with deciding(store.root):
         history = History.read(store.root)
-        if other := stranger(registry, history):
+        if other := stranger(registry, history, store):
             raise ConfigError(
                 f"the registry's champion, version {other.version}, was decided in {other.root}: "
                 "give that root, or another registry by MLFLOW_TRACKING_URI"

@@ -87,5 +87,5 @@ def _numbered(case: Case, decision: Decision, history: History) -> Decision:
 
 def _follow(registry: Registry, history: History, store: Store) -> None:
     # What another root has made champion is not ours to move.
-    if stranger(registry, history) is None:
+    if stranger(registry, history, store) is None:
         follow(registry, history, store=store)

@@ -83,7 +83,8 @@ def _fill(
         _panel(axis, own, at)
         axis.set_title(f"{STAGE_NAMES[stage]}\n{point_title(point, sweep)}", fontsize="medium")
         # One scale for a stage: its two operating points are there to be compared.
-        axis.set_ylim(-2, _top(shown, stage))
+        top = _top(shown, stage)
+        axis.set_ylim(-0.03 * top, top)
     _legend(figure, layout, seeds=any(row.seeds > 1 for row in shown))
 
 

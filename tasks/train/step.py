@@ -85,6 +85,7 @@ def _build(job: Job, store: Store, run: str, folder: Path, address: str) -> dict
 
 
 def _fit(job: Job, store: Store, run: str, *, use_gpu: bool) -> "Result":
+    from ray.exceptions import RayError
     from ray.train import (
         CheckpointConfig,
         FailureConfig,
@@ -109,6 +110,14 @@ def _fit(job: Job, store: Store, run: str, *, use_gpu: bool) -> "Result":
     )
     try:
         return trainer.fit()
+    except RayError as error:
+        # A dead cluster's connection must not be used again, nor wait for its minute to end us.
+        ray_cluster.leave()
+        raise TrainingError(
+            f"the Ray cluster went away in mid {job.config.stage.value} ({type(error).__name__}). "
+            f"Bring it back (psavlm up) and run the same command: it goes on from the checkpoints "
+            f"under {store.root}/runs/{run}"
+        ) from error
     except TrainingFailedError as error:
         raise _told(error) or TrainingError(
             f"{job.config.stage.value} failed: {error}. Its checkpoints are kept under "

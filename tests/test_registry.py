@@ -1,0 +1,295 @@
+"""The registry by its client alone: one run and one version per model, aliases, decisions."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows.cli.named import model_address
+from infra.decisions import add_decision, deciding, read_decisions
+from infra.registry import Registry, Run, resolve_model
+from infra.registry.connect import connected
+from infra.store import Store
+from schemas.artifact import Artifact
+from schemas.decision import Decision, ModelRef
+from schemas.errors import ConfigError, StorageError
+from tasks.promote.history import History
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('registry') / 'deep' / 'mlflow.db'}"
+
+
+@pytest.fixture
+def registry(address: str, monkeypatch) -> Registry:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    return Registry()
+
+
+def model(tmp_path: Path, name: str) -> Artifact:
+    def build(folder: Path) -> dict[str, int]:
+        (folder / "weights").write_text(name)
+        return {}
+
+    return Store(str(tmp_path / "store")).artifact("stage2", 1, config={"name": name}, build=build)
+
+
+def said(artifact: Artifact, **changes) -> Run:
+    return Run(
+        **{
+            "key": artifact.fingerprint,
+            "name": "a run",
+            "params": {"lr": 0.1, "seed": 3},
+            "metrics": {"risky_obeyed": 0.25},
+            "tags": {"commit": "abc"},
+            "texts": {"manifest.json": "{}", "evaluation/report.json": "[]"},
+            **changes,
+        }
+    )
+
+
+def runs(registry: Registry, key: str) -> list:
+    client = connected(registry.uri)
+    found = client.get_experiment_by_name("psavlm")
+    return client.search_runs([found.experiment_id], f"tags.psavlm_key = '{key}'")
+
+
+# --- runs and versions ---
+
+
+def register_twice(registry: Registry, tmp_path: Path) -> None:
+    artifact = model(tmp_path, "one")
+    first = registry.register(artifact, said(artifact))
+    assert registry.register(artifact, said(artifact)) == first
+    assert isinstance(first.version, int)
+    assert (first.fingerprint, first.uri) == (artifact.fingerprint, artifact.uri)
+    assert (first.step, first.root) == ("stage2", artifact.uri.rsplit("/", 2)[0])
+    (run,) = runs(registry, artifact.fingerprint)
+    assert (run.info.run_id, run.info.status) == (first.run, "FINISHED")
+    assert run.data.params == {"lr": "0.1", "seed": "3"}
+    assert run.data.metrics == {"risky_obeyed": 0.25}
+    assert run.data.tags["commit"] == "abc"
+    client = connected(registry.uri)
+    assert len(client.get_metric_history(first.run, "risky_obeyed")) == 1
+    assert [f.path for f in client.list_artifacts(first.run)] == ["evaluation", "manifest.json"]
+    source = client.get_model_version("psavlm", str(first.version)).source
+    assert source == run.info.artifact_uri
+
+
+def aliases_move(registry: Registry, tmp_path: Path) -> None:
+    two = [model(tmp_path, name) for name in ("old", "new")]
+    old, new = (registry.register(artifact, said(artifact)) for artifact in two)
+    registry.point("champion", old.version)
+    registry.point("champion", new.version)
+    registry.point("previous", old.version)
+    assert registry.aliases() == {"champion": new.version, "previous": old.version}
+    found = {
+        name: registry.find(name) for name in ("champion", str(old.version), two[0].fingerprint)
+    }
+    assert [v.version for v in found.values()] == [new.version, old.version, old.version]
+    assert [v.aliases for v in registry.versions()][-2:] == [("previous",), ("champion",)]
+    registry.unpoint("previous")
+    assert registry.find("previous") is None
+    assert resolve_model("champion") == two[1].uri == model_address("champion", "")
+    assert resolve_model(str(old.version)) == two[0].uri
+    moved = registry.move(old.version, "/elsewhere/stage2/abc")
+    assert (moved.uri, moved.root, moved.version) == (
+        "/elsewhere/stage2/abc",
+        "/elsewhere",
+        old.version,
+    )
+
+
+def test_a_model_is_logged_and_registered_once(registry, tmp_path):
+    register_twice(registry, tmp_path)
+
+
+def test_aliases_move_and_find_their_version(registry, tmp_path):
+    aliases_move(registry, tmp_path)
+
+
+def test_a_run_that_says_more_is_completed_and_stays_one(registry, tmp_path):
+    artifact = model(tmp_path, "more")
+    first = registry.log_run(said(artifact, metrics={}))
+    page = tmp_path / "report.html"
+    page.write_text("<p>")
+    more = said(artifact, files={"report/report.html": page})
+    assert registry.log_run(more) == first
+    (run,) = runs(registry, artifact.fingerprint)
+    assert run.data.metrics == {"risky_obeyed": 0.25}
+    files = connected(registry.uri).list_artifacts(first, "report")
+    assert [f.path for f in files] == ["report/report.html"]
+
+
+def test_a_sweep_is_a_run_with_children(registry, tmp_path):
+    parent = registry.log_run(Run(key="sweep 1", name="sweep"))
+    children = [
+        registry.log_run(Run(key=f"sweep 1/{n}", name=f"point {n}"), parent=parent) for n in "ab"
+    ]
+    assert len({parent, *children}) == 3
+    for child in children:
+        tags = connected(registry.uri).get_run(child).data.tags
+        assert tags["mlflow.parentRunId"] == parent
+
+
+def test_what_the_registry_does_not_know_is_told_with_what_it_has(registry, tmp_path):
+    with pytest.raises(ConfigError, match=r"no model 'campion'; it has .*psavlm registry"):
+        resolve_model("campion")
+    assert resolve_model("root/stage2/abc") == "root/stage2/abc"
+
+
+@pytest.mark.parametrize(("name", "address"), [("", ""), ("champion", "root/stage2/abc")])
+def test_a_model_is_named_in_exactly_one_way(name, address):
+    with pytest.raises(ConfigError, match="give one of them"):
+        model_address(name, address)
+
+
+def test_looking_makes_no_database(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert Registry().uri == f"sqlite:///{tmp_path}/.psavlm/mlflow.db"
+    assert Registry().versions() == [] and Registry().aliases() == {}
+    with pytest.raises(ConfigError, match="it has nothing yet"):
+        resolve_model("champion")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_is_down_is_told_soon_and_without_credentials(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:secret@127.0.0.1:{port}")
+    with pytest.raises(StorageError) as caught:
+        Registry().versions()
+    assert f"127.0.0.1:{port}" in str(caught.value)
+    assert "secret" not in str(caught.value) and "MLFLOW_TRACKING_URI" in str(caught.value)
+
+
+def test_a_shared_store_with_a_registry_of_ones_own_is_warned_of(registry, caplog):
+    registry.check("/a/folder")
+    assert caplog.text == ""
+    registry.check("s3://bucket/prefix")
+    assert "set MLFLOW_TRACKING_URI to a server" in caplog.text
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            str(Path(sys.executable).parent / "mlflow"), "server", "--host", "127.0.0.1",
+            "--port", str(port), "--workers", "1",
+            "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db",
+            "--artifacts-destination", str(tmp_path / "artifacts"),
+        ],
+        cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "MLFLOW_TRACKING_URI": ""},
+    )  # fmt: skip
+    try:
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 180
+        while not _healthy(url):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.5)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_server_takes_the_same_runs_versions_and_aliases(server, tmp_path, monkeypatch):
+    """Over HTTP numbers are texts, and a version's source may not be a path of this machine."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    register_twice(Registry(), tmp_path)
+    aliases_move(Registry(), tmp_path)
+
+
+# --- decisions ---
+
+
+def decided(number: int, action: str, candidate: str, reference: str = "base") -> Decision:
+    refs = [ModelRef(step="stage2", fingerprint=f, uri=f) for f in (candidate, reference)]
+    return Decision(
+        number=number,
+        time="2026-01-01T00:00:00+00:00",
+        action=action,
+        candidate=refs[0],
+        reference=refs[1],
+        opponent="base" if reference == "base" else "champion",
+        reasons=("because",),
+    )
+
+
+def test_a_decision_is_written_once(tmp_path):
+    root = str(tmp_path)
+    with deciding(root):
+        assert add_decision(root, decided(1, "promoted", "a"))
+    assert not add_decision(root, decided(1, "promoted", "b"))
+    assert add_decision(root, decided(2, "refused", "b", "a"))
+    assert read_decisions(root) == [decided(1, "promoted", "a"), decided(2, "refused", "b", "a")]
+    assert sorted(p.name for p in (tmp_path / "decisions").iterdir()) == ["1.json", "2.json"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "torn"])
+def test_a_history_with_a_hole_is_not_believed(tmp_path, damage):
+    root = str(tmp_path)
+    for number in (1, 2, 3):
+        add_decision(root, decided(number, "promoted", f"m{number}"))
+    path = tmp_path / "decisions" / "2.json"
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_text(path.read_text()[:50])
+    with pytest.raises(StorageError, match="bring it back from a backup"):
+        read_decisions(root)
+
+
+def history(*acts: tuple[str, str, str]) -> History:
+    return History(tuple(decided(n, *act) for n, act in enumerate(acts, start=1)))
+
+
+def test_champions_follow_from_the_decisions():
+    told = history(
+        ("promoted", "a", "base"),
+        ("refused", "b", "a"),
+        ("promoted", "c", "a"),
+        ("promoted", "d", "c"),
+    )
+    assert [m.fingerprint for m in told.champions] == ["a", "c", "d"]
+    back = told.and_then(decided(5, "rolled_back", "c", "d"))
+    assert (back.champion.fingerprint, back.previous.fingerprint) == ("c", "a")
+    assert back.sent_back("d").number == 5 and back.sent_back("c") is None
+    further = back.and_then(decided(6, "rolled_back", "a", "c"))
+    assert (further.champion.fingerprint, further.previous) == ("a", None)
+    forgiven = further.and_then(decided(7, "promoted", "d", "a"))
+    assert forgiven.sent_back("d") is None and forgiven.next == 8
+    assert History(()).champion is None and History(()).next == 1
+
+
+def test_only_a_refusal_under_the_same_champion_is_the_same_decision():
+    refusal = decided(2, "refused", "b", "a")
+    told = history(("promoted", "a", "base"), ("refused", "b", "a"), ("refused", "c", "a"))
+    assert told.same(refusal) == refusal
+    other = Decision.model_validate({**dict(refusal), "reasons": ("other",)})
+    assert told.same(other) is None
+    assert told.and_then(decided(4, "promoted", "d", "a")).same(refusal) is None
+    assert told.same(decided(1, "promoted", "a")) is None
