@@ -131,7 +131,10 @@ def own_files(folder: Path) -> None:
     with (folder / "my.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "question", "answer", "type", "level"])
-        for record in json.loads(world.read_text()):
+        records = json.loads(world.read_text())
+        risky = [record for record in records if not record["safe"]]
+        # Half of the risky ones, so that there are as many clean rows as the ratio asks for.
+        for record in [r for r in records if r["safe"]] + risky[::2]:
             label = labels["safe" if record["safe"] else record["harmful_subcategory"]]
             for pair in record["instr-resp"]:
                 question = next(text for key, text in pair.items() if key.endswith("instruction"))

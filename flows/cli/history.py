@@ -24,13 +24,14 @@ def show(versions: Sequence[Version], decisions: Sequence[Decision]) -> None:
     for version in versions:
         model = f"{version.step} {version.fingerprint[:SHORT]}"
         aliases = ", ".join(version.aliases)
-        table.add_row(str(version.version), aliases, model, version.created, version.uri)
+        table.add_row(str(version.version), aliases, model, _when(version.created), version.uri)
     console.print(table)
     table = _table("decisions", "no.", "time", "what", "candidate", "against", "why")
     for one in decisions:
         against = f"{one.opponent} {_model(one.reference)}"
         why = one.reasons[0] + (f" (+ {len(one.reasons) - 1})" if len(one.reasons) > 1 else "")
-        table.add_row(str(one.number), one.time, one.action, _model(one.candidate), against, why)
+        what, candidate = one.action.replace("_", " "), _model(one.candidate)
+        table.add_row(str(one.number), _when(one.time), what, candidate, against, why)
     console.print(table)
 
 
@@ -56,6 +57,11 @@ def _cells(check: Check) -> tuple[str, ...]:
     bar = f"p {check.p:.2g} <= {check.bar:g}" if check.p is not None else f"{100 * check.bar:+.1f}"
     rates = (f"{100 * rate.value:.1f}" for rate in (check.candidate, check.reference))
     return check.name, str(check.n), *rates, difference, bar, VERDICT[check.passed]
+
+
+def _when(time: str) -> str:
+    """Day and minute; the whole time, UTC, is in --json."""
+    return time[:16].replace("T", " ")
 
 
 def _model(model: ModelRef) -> str:
