@@ -40,6 +40,8 @@ def _what(result: Any) -> str:
 
 def in_words(decision: Decision) -> str:
     """A decision in one line: what was done, with which version, and why."""
+    if decision.action == "already_champion":
+        return ", ".join(decision.reasons)
     version = decision.candidate.version
     which = f"version {version}" if version else decision.candidate.fingerprint
     return " ".join([f"{decision.action.replace('_', ' ')}: {which}.", *decision.reasons])

@@ -138,7 +138,7 @@ def test_two_wrong_values_are_told_together(psavlm, here):
         (["run", "tiny"], "unexpected extra argument"),
         (["rum"], "No such command 'rum'. Did you mean 'run'?"),
         (["stage3"], "No such command 'stage3'. Did you mean 'stage2', 'stage1'?"),
-        (["answer", "what ?"], "Missing option '--artifact'"),
+        (["answer", "what ?", "--artifact", "x"], "Missing option '--image'"),
     ],
 )
 def test_a_misspelt_option_or_command_is_met_with_the_right_one(psavlm, here, arguments, words):

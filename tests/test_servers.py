@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,41 +17,13 @@ from flows.cli.settings import connect
 from infra.process import alive, started
 from infra.servers.ask import ask
 from infra.servers.health import healthy
-from infra.servers.ports import spare_port
 from infra.servers.settings import prefect_url, settings
 from infra.servers.state import addresses, servers
+from tests.town import HOME, command, project, psavlm
 
-HOME = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
 NAMES = ["prefect", "ray", "mlflow", "worker"]
 # The first test may wait for another module's cluster to be gone.
 pytestmark = pytest.mark.timeout(1500)
-
-
-def command(*words: str, cwd: Path) -> subprocess.CompletedProcess:
-    """Run a command as a user does in the project's folder, where .env tells the ports."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("PREFECT_API_URL",)}
-    return subprocess.run(
-        [str(BIN / words[0]), *words[1:]],
-        cwd=cwd, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
-def psavlm(*words: str, cwd: Path) -> dict:
-    done = command("psavlm", *words, "--json", cwd=cwd)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
-
-
-def project(folder: Path) -> Path:
-    """A project's folder with free ports."""
-    for name in ("prefect.yaml", "pyproject.toml"):
-        shutil.copy(HOME / name, folder)
-    lines = [f"PREFECT_API_URL=http://127.0.0.1:{spare_port()}/api"]
-    for name in ("MLFLOW", "RAY", "RAY_DASHBOARD"):
-        lines.append(f"PSAVLM_{name}_PORT={spare_port()}")
-    (folder / ".env").write_text("\n".join(lines))
-    return folder
 
 
 @pytest.fixture(scope="module")
