@@ -4,8 +4,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from schemas.errors import StorageError
+from schemas.errors import ServerError, StorageError
 
 SETTINGS = {
     "DO_NOT_TRACK": "1",
@@ -64,14 +65,17 @@ def prefect_api() -> Iterator[None]:
 
     Raises:
         StorageError: Prefect's folder cannot be made.
-        ServerError: the temporary server does not come up.
+        ServerError: no server answers, or the temporary one does not come up.
     """
     from infra.servers.settings import PREFECT_URL
     from infra.servers.temporary import temporary
     from tasks.progress import say
 
     home = _made_home()  # before Prefect is imported, which warns when it cannot
-    if os.environ.get(PREFECT_URL) != "":
+    url = os.environ.get(PREFECT_URL)
+    if url != "":
+        if url:
+            _check_answers(url)
         yield
         return
     say("starting Prefect's temporary server")
@@ -81,6 +85,19 @@ def prefect_api() -> Iterator[None]:
 
         server.wait()
         yield
+
+
+def _check_answers(url: str) -> None:
+    """Tell in one line what Prefect would tell by a traceback."""
+    from infra.servers.health import listens
+    from infra.servers.settings import PREFECT_URL
+
+    address = urlsplit(url)
+    if not listens(address.hostname or "", address.port or (443 if url[:5] == "https" else 80)):
+        raise ServerError(
+            f"no Prefect server answers at {PREFECT_URL}={url}: start it (psavlm up, on this "
+            "machine), or unset the variable to run with a temporary server"
+        )
 
 
 def _made_home() -> Path:
