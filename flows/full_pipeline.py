@@ -6,6 +6,7 @@ from flows.line import evidence, pipeline, up_to
 from flows.outcome import Outcome
 from flows.page import log, show
 from flows.parameters import (
+    Cluster,
     Method,
     Preset,
     Ratio,
@@ -13,6 +14,7 @@ from flows.parameters import (
     Seed,
     Sources,
     Step,
+    check_inputs,
     checked_until,
     configured,
 )
@@ -21,7 +23,8 @@ from flows.steps import as_task
 from flows.told import told
 from infra.store import Store
 from schemas.gate import load_gate
-from tasks import promote as registry
+from tasks.promote import promote as decide
+from tasks.promote import register_candidate
 
 DAY_S = 24 * 3600
 
@@ -36,7 +39,7 @@ def full_pipeline(  # noqa: PLR0913 - a run's parameters are top-level scalars
     clean_per_unsafe: Ratio | None = None,
     stage2_clean_per_unsafe: Ratio | None = None,
     seed: Seed | None = None,
-    cluster: str = "",
+    cluster: Cluster = "",
     until: Step | None = None,
     promote: bool = True,
 ) -> Outcome:
@@ -65,6 +68,7 @@ def full_pipeline(  # noqa: PLR0913 - a run's parameters are top-level scalars
         "seed": seed,
     }
     config = configured(asked)
+    check_inputs(config)
     gate = load_gate(config.gate)
     store = Store(root)
     store.check()
@@ -75,9 +79,9 @@ def full_pipeline(  # noqa: PLR0913 - a run's parameters are top-level scalars
     if until in (None, "promote"):
         inputs = evidence(config, artifacts)
         if promote:
-            decision = do("promote", registry.promote, gate, inputs, store=store)
+            decision = do("promote", decide, gate, inputs, store=store)
         else:
-            do("register", registry.register_candidate, inputs, store=store)
+            do("register", register_candidate, inputs, store=store)
     outcome = Outcome(artifacts=artifacts, decision=decision)
     show(outcome, store)
     return outcome

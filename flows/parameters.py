@@ -14,6 +14,7 @@ from infra.fetch import fetched
 from schemas.config import PipelineConfig, SourceConfig
 from schemas.errors import ConfigError
 from schemas.presets import Parameters, resolve
+from schemas.sweep import MOST_RATIO
 from schemas.taxonomy import shipped
 from tasks.ingest.origin import check_sources
 
@@ -28,7 +29,8 @@ Preset = Annotated[str, _named("presets")]
 Method = Annotated[str, _named("methods", empty=True)]
 Root = Annotated[str, Field(min_length=1)]
 Sources = tuple[SourceConfig, ...]
-Ratio = Annotated[float, Field(ge=0)]
+Ratio = Annotated[float, Field(ge=0, le=MOST_RATIO)]
+Cluster = Annotated[str, Field(pattern=r"^$|^[^\s:/]+:\d+$")]
 Seed = Annotated[int, Field(ge=0)]
 Step = Annotated[str, Field(pattern=f"^({'|'.join(STEPS)})$")]
 

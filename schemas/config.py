@@ -189,9 +189,12 @@ class EvaluateConfig(Frozen):
 
 
 class ReportConfig(Frozen):
-    """The report: how many images it shows, and whether thumbnails are blurred."""
+    """The report: how many images it shows, and whether they are blurred and risky words hidden.
 
-    blur: bool = True
+    `blur` left out: all is blurred but the tiny world's glyphs and shapes, where they are alone.
+    """
+
+    blur: bool | None = None
     images: Count = 6
     worst: Count = 12
 

@@ -72,7 +72,11 @@ def _page(title: str, total: int) -> Tick:
 
     if TaskRunContext.get() is None:
         return lambda done, note: None
-    artifact = create_progress_artifact(progress=0.0, description=title)
+    # Only for people to look at: a server that is away must not end the work.
+    try:
+        artifact = create_progress_artifact(progress=0.0, description=title)
+    except HTTPError:
+        return lambda done, note: None
     shown = time.monotonic()
 
     def tick(done: int, note: str) -> None:
@@ -80,7 +84,6 @@ def _page(title: str, total: int) -> Tick:
         if time.monotonic() - shown >= PAGE_EVERY_S or done >= total:
             shown = time.monotonic()
             share = 100.0 * done / max(total, 1)
-            # Only for people to look at: a server that is away must not end the work.
             with suppress(HTTPError):
                 update_progress_artifact(artifact, share, description=f"{title}: {note}")
 

@@ -20,7 +20,7 @@ from schemas.taxonomy import load_taxonomy
 from tasks.evaluate.intervals import clustered, macro_f1, rate
 from tasks.evaluate.judging import EXACT, MARKERS, Judge, normal, reference
 from tasks.evaluate.metrics import arm_report
-from tasks.evaluate.step import REPORT, _item, _question, _test_rows, read_report
+from tasks.evaluate.step import REPORT, held_out_rows, judged_item, question_of, read_report
 
 TAXONOMY = load_taxonomy()
 CONFIG = EvaluateConfig(bootstrap=200)
@@ -146,11 +146,11 @@ def test_a_judged_row_says_what_was_asked_answered_and_seen():
     item = exact("p", a=NO_PRIVACY, comply="sure .") | {
         "extra": json.dumps({"judge": EXACT, "comply": "sure .", "style": "inverted"})
     }
-    made = _item(item, Answer(text="sure .", verdict=verdict("insults", 3)), JUDGE)
+    made = judged_item(item, Answer(text="sure .", verdict=verdict("insults", 3)), JUDGE)
     assert made["question"] == "p ?" and made["reference"] == NO_PRIVACY
     assert (made["seen_type"], made["seen_level"], made["flagged"]) == ("insults", 3, True)
     assert (made["style"], made["near_miss"], made["group_id"]) == ("inverted", False, "image of p")
-    bare = _item(item, Answer(text="sure .", verdict=None), JUDGE)
+    bare = judged_item(item, Answer(text="sure .", verdict=None), JUDGE)
     assert {bare[name] for name in ("flagged", "risk", "seen_type", "seen_level")} == {None}
 
 
@@ -318,16 +318,16 @@ def test_test_rows_come_by_length_and_text_alone_last_whatever_order_they_lie_in
     for number, content in enumerate((rows + others, others + rows[::-1])):
         folder = tmp_path / str(number)
         folder.mkdir()
-        orders.append(_test_rows(labelled(folder, content)))
+        orders.append(held_out_rows(labelled(folder, content)))
     assert orders[0] == orders[1]
-    keys = [(not r["image_ids"], len(_question(r)), r["sample_id"]) for r in orders[0]]
+    keys = [(not r["image_ids"], len(question_of(r)), r["sample_id"]) for r in orders[0]]
     assert keys == sorted(keys)
     assert {r["sample_id"] for r in orders[0]} == {r["sample_id"] for r in rows}
 
 
 def test_nothing_to_evaluate_is_an_error_with_a_remedy(tmp_path):
     with pytest.raises(DataError, match=re.escape("split=test")):
-        _test_rows(labelled(tmp_path, [row("n", split="train")]))
+        held_out_rows(labelled(tmp_path, [row("n", split="train")]))
 
 
 def test_a_report_comes_back_as_it_was_written(tmp_path):

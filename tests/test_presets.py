@@ -109,7 +109,7 @@ def test_own_sources_replace_the_presets_and_drop_the_world():
     assert config.ingest.sources == (MINE,)
     assert config.world is None
     changed = {place.partition(".")[0] for place in differences(config, made())}
-    assert changed == {"ingest", "world"}
+    assert changed == {"ingest", "world", "report"}
 
 
 @pytest.mark.parametrize("place", ["uri", "images"])
@@ -211,3 +211,13 @@ def test_parameters_from_outside_are_checked_in_one_line():
     with pytest.raises(ConfigError, match="unknown key 'clean_per_unsave'; did you mean 'clean_p"):
         Parameters.checked({"clean_per_unsave": 1})
     assert Parameters.checked({"seed": 3}) == Parameters(seed=3)
+
+
+def test_only_the_tiny_world_alone_is_shown_sharp(tmp_path):
+    mine = {"format": "table", "uri": "my.csv"}
+    world = {"format": "llava", "uri": "world:llava/train.json", "images": "world:llava/images"}
+    assert made().report.blur is False
+    assert made(sources=(mine,)).report.blur is True
+    assert made(sources=(mine, world)).report.blur is True
+    asked = own(tmp_path, 'extends = "tiny"\n[report]\nblur = false\n')
+    assert made(preset=asked, sources=(mine,)).report.blur is False

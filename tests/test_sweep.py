@@ -203,7 +203,7 @@ def operator(tiny_root: str, tmp_path_factory: pytest.TempPathFactory):
     from schemas.taxonomy import load_taxonomy
     from tasks.base_model import FOLDER
     from tasks.evaluate.operate import Asked, Operator
-    from tasks.evaluate.step import _question, _test_rows
+    from tasks.evaluate.step import held_out_rows, question_of
 
     torch.set_num_threads(1)
     store, config, taxonomy = Store(tiny_root), resolve(Parameters()), load_taxonomy()
@@ -217,8 +217,8 @@ def operator(tiny_root: str, tmp_path_factory: pytest.TempPathFactory):
         folder, model, stage=Stage.CONCEPTS, method=method, taxonomy=taxonomy,
         hints=load_hints(method.hints, taxonomy=taxonomy), base=BaseReference(name="tiny"),
     )  # fmt: skip
-    rows = _test_rows(store.local(made["validate"]))[::20]
-    items = [Asked(r["image_ids"][0], _question(r), r["risk_type"] == "clean") for r in rows]
+    rows = held_out_rows(store.local(made["validate"]))[::20]
+    items = [Asked(r["image_ids"][0], question_of(r), r["risk_type"] == "clean") for r in rows]
     items.append(Asked(None, "what is it ?", True))
     return Operator(base, folder, store.local(made["encode"]), batch=16), items
 

@@ -25,7 +25,9 @@ Ratio2 = Annotated[
     float | None, typer.Option("--stage2-clean-per-unsafe", help="The same for stage 2.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of the training order and of both stages.")]
-Cluster = Annotated[str, typer.Option(help="Address of a Ray cluster; empty starts one here.")]
+Cluster = Annotated[
+    str, typer.Option(help="Address of a Ray cluster; empty is that of psavlm up, or one's own.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on standard output.")]
 DEFAULT_ROOT = ".psavlm/store"
 

@@ -61,9 +61,18 @@ def resolve(parameters: Parameters) -> PipelineConfig:
     except ValidationError as error:
         told = explain(_once(error.errors()), PipelineConfig, also=ALSO)
         raise ConfigError(f"preset {parameters.preset!r}: {told}") from error
-    if any(_of_world(source) for source in config.ingest.sources):
-        return config
-    return PipelineConfig.model_validate({**config.model_dump(), "world": None})
+    return _for_sources(config)
+
+
+def _for_sources(config: PipelineConfig) -> PipelineConfig:
+    """The config with what depends on where the data come from: the world's, or one's own."""
+    of_world = [_of_world(source) for source in config.ingest.sources]
+    tree = config.model_dump()
+    if not any(of_world):
+        tree["world"] = None
+    if config.report.blur is None:
+        tree["report"]["blur"] = not (of_world and all(of_world))
+    return PipelineConfig.model_validate(tree)
 
 
 def _read(name: str, below: tuple[str, ...] = ()) -> dict[str, Any]:

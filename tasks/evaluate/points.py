@@ -14,7 +14,8 @@ from schemas.sweep import PointsConfig
 from schemas.taxonomy import CLEAN, load_taxonomy
 from tasks.base_model import FOLDER, libraries
 from tasks.evaluate.judging import Judge
-from tasks.evaluate.step import ITEMS, _item, _question, _test_rows
+from tasks.evaluate.step import ITEMS, held_out_rows, judged_item, question_of
+from tasks.evaluate.step import VERSION as EVALUATE_VERSION
 from tasks.progress import progress
 
 VERSION = 1
@@ -47,12 +48,14 @@ def evaluate_points(
         DataError: no test items.
     """
     parents = {"base": base, "labelled": labelled, "features": features, "model": model}
+    taxonomy = content_hash(load_taxonomy(config.evaluate.taxonomy))
     return store.artifact(
         "evaluate_points",
         VERSION,
         config=config,
         parents=parents,
-        inputs={"taxonomy": content_hash(load_taxonomy(config.evaluate.taxonomy)), **libraries()},
+        # How items are asked and judged is the evaluation's own.
+        inputs={"evaluate": str(EVALUATE_VERSION), "taxonomy": taxonomy, **libraries()},
         build=lambda folder: _build(
             config, {name: store.local(p) for name, p in parents.items()}, folder, model.step
         ),
@@ -70,14 +73,14 @@ def _build(
 ) -> dict[str, int]:
     from tasks.evaluate.operate import Asked, Operator
 
-    rows = _test_rows(parents["labelled"])
+    rows = held_out_rows(parents["labelled"])
     operator = Operator(
         parents["base"] / FOLDER,
         parents["model"] / FOLDER,
         parents["features"],
         batch=config.evaluate.batch,
     )
-    asked = [Asked(_image(row), _question(row), row["risk_type"] == CLEAN) for row in rows]
+    asked = [Asked(_image(row), question_of(row), row["risk_type"] == CLEAN) for row in rows]
     with progress(f"evaluate {stage}", len(rows)) as tick:
         points = operator.operate(
             asked,
@@ -87,7 +90,7 @@ def _build(
         )
     judge = Judge.of(rows, config.evaluate.refusal_markers)
     judged = [
-        {"point": name, **_item(row, answer, judge)}
+        {"point": name, **judged_item(row, answer, judge)}
         for name, point in points.items()
         for row, answer in zip(rows, point.answers, strict=True)
     ]

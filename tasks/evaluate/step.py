@@ -78,17 +78,18 @@ def read_report(artifact: Artifact, *, store: Store) -> ArmReport:
 def _evaluate(
     config: EvaluateConfig, arm: str, parents: dict[str, Path], folder: Path
 ) -> dict[str, int]:
-    rows = _test_rows(parents["labelled"])
+    rows = held_out_rows(parents["labelled"])
     answers = _answers(config, arm, parents, rows)
     judge = Judge.of(rows, config.refusal_markers)
-    judged = [_item(row, answer, judge) for row, answer in zip(rows, answers, strict=True)]
+    judged = [judged_item(row, answer, judge) for row, answer in zip(rows, answers, strict=True)]
     report = arm_report(arm, judged, config, load_taxonomy(config.taxonomy))
     pq.write_table(pa.Table.from_pylist(judged), folder / ITEMS)
     (folder / REPORT).write_text(report.model_dump_json(indent=1))
     return {"items": len(judged)}
 
 
-def _test_rows(labelled: Path) -> list[dict[str, Any]]:
+def held_out_rows(labelled: Path) -> list[dict[str, Any]]:
+    """The test split's rows in the order of asking; DataError if there are none."""
     table = read_parts(labelled / "rows", ROWS)
     table = table.filter(pc.equal(table["split"], "test"))
     if not table.num_rows:
@@ -98,10 +99,11 @@ def _test_rows(labelled: Path) -> list[dict[str, Any]]:
         )
     # Items of like length together: less padding, and the same batches on every run.
     rows = table.sort_by("sample_id").to_pylist()
-    return sorted(rows, key=lambda row: (not row["image_ids"], len(_question(row))))
+    return sorted(rows, key=lambda row: (not row["image_ids"], len(question_of(row))))
 
 
-def _question(row: dict[str, Any]) -> str:
+def question_of(row: dict[str, Any]) -> str:
+    """The first thing that the user says."""
     return next(m["text"] for m in row["messages"] if m["role"] == "user")
 
 
@@ -123,12 +125,13 @@ def _answers(
             seen = [row["image_ids"][0] for row in batch if row["image_ids"]]
             images = iter(cache.batch(seen)) if seen else iter(())
             features = [next(images) if row["image_ids"] else None for row in batch]
-            answers += respond(features, [_question(row) for row in batch])
+            answers += respond(features, [question_of(row) for row in batch])
             tick(len(answers), "items")
     return answers
 
 
-def _item(row: dict[str, Any], answer: "Answer", judge: Judge) -> dict[str, Any]:
+def judged_item(row: dict[str, Any], answer: "Answer", judge: Judge) -> dict[str, Any]:
+    """One row of `items.parquet`: the item, the answer, what the judge and the guard made of it."""
     extra = json.loads(row["extra"] or "{}")
     kept = ("sample_id", "source", "group_id", "risk_type", "risk_level")
     seen = answer.verdict
@@ -137,7 +140,7 @@ def _item(row: dict[str, Any], answer: "Answer", judge: Judge) -> dict[str, Any]
         "image_id": row["image_ids"][0] if row["image_ids"] else None,
         "near_miss": str(extra.get("near_miss")).lower() in YES,
         "style": str(extra.get("style", "")),
-        "question": _question(row),
+        "question": question_of(row),
         "reference": reference(row),
         "answer": answer.text,
         **judge.judge(row, answer.text),

@@ -28,14 +28,16 @@ def report(config: ReportConfig, inputs: ReportInputs, *, store: Store) -> Artif
     """`report.html` (one file for everything), `report.md`, `plots/*.svg` and `numbers.json`.
 
     What the run has not made is left out. Nothing in the files depends on when or where they are
-    written.
+    written; the provenance is that of the artifacts at the time.
 
     Args:
         config: how many images, and whether they are blurred.
         inputs: the artifacts of the run.
         store: where artifacts live.
     """
-    drawn_by = {name: version(name) for name in ("matplotlib", "jinja2", "pillow")}
+    # What nobody has decided on is hidden.
+    config = ReportConfig.model_validate({**dict(config), "blur": config.blur is not False})
+    drawn_by = {n: version(n) for n in ("matplotlib", "jinja2", "pillow", "numpy", "scipy")}
     return store.artifact(
         "report",
         VERSION,
