@@ -66,9 +66,29 @@ def test_the_same_command_ends_with_the_same_bits_after_a_kill_of(
     first.terminate()
     first.communicate()
     assert weights(root) == undisturbed["weights"]
-    assert states(town).isdisjoint({"RUNNING", "PENDING", "CANCELLING"})
+    states = {run["state"]["type"] for run in runs(town)}
+    assert states.isdisjoint({"RUNNING", "PENDING", "CANCELLING"})
     registered = [v["fingerprint"] for v in psavlm("registry", cwd=town)["versions"]]
     assert len(registered) == len(set(registered)) == 1
+
+
+def test_a_cancelled_run_ends_its_training_and_goes_on_later_with_the_same_bits(
+    town: Path, undisturbed: dict, tiny_root: str
+) -> None:
+    root = fresh_root(town, tiny_root, "cancelled")
+    first = start(*RUN, f"root={root}", cwd=town)
+    worker = psutil.Process(wait_for_stage1(first, root))
+    (run,) = [one["id"] for one in runs(town) if one["state"]["type"] == "RUNNING"]
+    began = time.monotonic()
+    assert command("prefect", "flow-run", "cancel", run, cwd=town).returncode == 0
+    worker.wait(timeout=60)
+    training = time.monotonic() - began
+    first.communicate()
+    over = time.monotonic() - began
+    record("cancel", {"training_seconds": round(training, 1), "run_seconds": round(over, 1)})
+    assert next(one["state"]["type"] for one in runs(town) if one["id"] == run) == "CANCELLED"
+    finished(town, root)
+    assert weights(root) == undisturbed["weights"]
 
 
 def fresh_root(town: Path, tiny_root: str, name: str) -> Path:
@@ -84,7 +104,8 @@ def finished(town: Path, root: Path) -> None:
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
-def wait_for_stage1(first: subprocess.Popen, root: Path) -> None:
+def wait_for_stage1(first: subprocess.Popen, root: Path) -> int:
+    """Wait until stage 1 trains its second part; returns the pid of its rank 0."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         assert first.poll() is None, first.communicate()
@@ -94,7 +115,7 @@ def wait_for_stage1(first: subprocess.Popen, root: Path) -> None:
             except ValueError:  # half-written
                 continue
             if state["part"] == "tokens" and state["step"] >= 20:
-                return
+                return int(state["pid"])
         time.sleep(0.1)
     raise AssertionError("stage 1 never began to train")
 
@@ -120,7 +141,7 @@ def weights(root: Path) -> dict[str, str]:
     return found
 
 
-def states(town: Path) -> set[str]:
-    """The states of all flow runs."""
+def runs(town: Path) -> list[dict]:
+    """All flow runs, the newest first."""
     told = command("prefect", "flow-run", "ls", "-o", "json", cwd=town)
-    return {run["state"]["type"] for run in json.loads(told.stdout)}
+    return json.loads(told.stdout)

@@ -94,7 +94,6 @@ EXIT_CODES = {
     "DataError": 2,
     "StorageError": 2,
     "TrainingError": 1,
-    "GateError": 1,
     "ServerError": 1,
 }
 INGEST_REASONS = {
