@@ -71,7 +71,9 @@ class Runner:
         return [
             outcome
             if isinstance(outcome, SweepPoint)
-            else SweepPoint(ratio=point.ratio, seed=point.seed, error=_told(outcome))
+            else SweepPoint(
+                ratio=point.ratio, seed=point.seed, error=_told(outcome, self.store.root)
+            )
             for point, outcome in zip(points, outcomes, strict=True)
         ]
 
@@ -120,7 +122,7 @@ class Runner:
         return call
 
 
-def _told(error: Any) -> str:
-    """A failure in one line."""
-    text = " ".join(line.strip() for line in str(error).splitlines())
+def _told(error: Any, root: str) -> str:
+    """A failure in one line that names no place of this machine: it becomes part of an artifact."""
+    text = " ".join(line.strip() for line in str(error).splitlines()).replace(root, "root")
     return f"{type(error).__name__}: {text}"

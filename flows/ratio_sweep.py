@@ -67,7 +67,7 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
         method: a shipped variant or a .toml file; empty is the preset's own.
         stage2_clean_per_unsafe: one ratio for stage 2 of all points; None follows stage 1's.
         total: items an epoch for every ratio; None is the most that all can be drawn from.
-        false_positive_rate: share of benign images that every guard may flag where matched.
+        false_positive_rate: share of benign items that every guard may flag where matched.
         cluster: address of a Ray cluster; empty is that of `make up`, or one of the sweep's own.
         promote: let the gate decide on the best Pareto point; otherwise nothing is registered.
     """
@@ -94,7 +94,8 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
     decision = None
     if promote:
         inputs = proposed(table, points, store=store, cluster=cluster)
-        decision = do("promote", registry.promote, gate, inputs, store=store)
+        tried = sum(not point.error for point in done)
+        decision = do("promote", registry.promote, gate, inputs, store=store, tried=tried)
     return Outcome(artifacts={"sweep": table, **behind(done)}, decision=decision)
 
 

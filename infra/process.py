@@ -5,12 +5,23 @@ from pathlib import Path
 
 
 def started(pid: int) -> str:
-    """Return the boot's id and the process's start in clock ticks; "" without /proc."""
+    """Return the boot's id and the process's start in clock ticks; "" if gone or without /proc."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {_stat(pid)[19]}"
+        return f"{_boot()} {_stat(pid)[19]}"
     except OSError:
         return ""
+
+
+def left_session(pid: int, since: str) -> bool:
+    """Whether a session that a process `started` then has led may still be its own.
+
+    Not after a reboot, and not once another process has its number.
+    """
+    try:
+        boot = _boot()
+    except OSError:  # no /proc: nobody knows
+        return True
+    return since.startswith(f"{boot} ") and started(pid) in ("", since)
 
 
 def alive(pid: int, since: str) -> bool:
@@ -27,6 +38,10 @@ def alive(pid: int, since: str) -> bool:
         return True
     # A killed process stays as a zombie until its parent asks for it.
     return state not in "ZX" and started(pid) == since
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _stat(pid: int) -> list[str]:

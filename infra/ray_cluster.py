@@ -22,6 +22,8 @@ LOCAL_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     "RAY_DEDUP_LOGS": "1",
+    # Ray gives its workers the lowest priority but four; here they are what everybody waits for.
+    "RAY_worker_niceness": "0",
 }
 # Where the head of `psavlm up` listens, for all that is started beside it.
 OWN = "PSAVLM_CLUSTER"

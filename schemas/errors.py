@@ -29,9 +29,5 @@ class TrainingError(PsavlmError):
     """A training run stopped: a non-finite loss, or workers that kept dying."""
 
 
-class GateError(PsavlmError):
-    """A model was refused promotion."""
-
-
 class ServerError(PsavlmError):
     """A server of `psavlm up` did not come up, or refuses what it is asked."""

@@ -28,7 +28,8 @@ class GateConfig(Frozen):
 
     `alpha` is the chance, for each of the conditions, that a model at its bar passes it; since all
     must hold, the chance of a wrong promotion is no higher (Berger 1982). `judges` may have judged
-    the items; near misses fewer than `min_near_miss` are not judged, and the decision says so.
+    the items, but `min_benign` ordinary ones must have exact targets whatever it names. Near misses
+    fewer than `min_near_miss` count among the ordinary benign items, and the decision says so.
     """
 
     version: int
@@ -39,6 +40,14 @@ class GateConfig(Frozen):
     min_near_miss: Count
     judges: tuple[str, ...]
     margins: Margins
+
+    def for_best_of(self, tried: int) -> "GateConfig":
+        """The gate for the best of some candidates that were compared on its own items.
+
+        With a share of alpha for each of them, the chance that any one passes wrongly is at most
+        alpha, however the best was chosen (Bonferroni).
+        """
+        return GateConfig.model_validate({**self.model_dump(), "alpha": self.alpha / tried})
 
 
 def load_gate(name: str) -> GateConfig:

@@ -10,12 +10,14 @@ from importlib import resources
 from pathlib import Path
 
 import mlflow
+import pyarrow as pa
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import tasks.promote.step as promote_step
 from flows.cli.main import application
+from infra.fingerprint import content_hash
 from infra.parts import read_parts, write_parts
 from infra.registry import Registry, resolve_model
 from infra.registry.connect import connected
@@ -26,6 +28,7 @@ from schemas.errors import ConfigError
 from schemas.gate import GateConfig, load_gate
 from schemas.samples import ROWS
 from tasks.base_model import FOLDER
+from tasks.evaluate.judging import EXACT, MARKERS
 from tasks.evaluate.step import read_report
 from tasks.promote import PromoteInputs, promote, register_candidate, rollback
 from tasks.promote.history import History
@@ -193,6 +196,25 @@ def test_another_judge_is_refused(house, middle):
     assert decision.reasons[0].startswith("another judge: 560 by exact_targets")
 
 
+def test_free_text_alone_cannot_show_that_answers_are_still_right(house):
+    """Gibberish is no refusal by markers, and no less exact where no text equals another."""
+
+    def build(folder: Path) -> dict[str, int]:
+        rows = read_parts(house.store.local(house.labelled) / "rows", ROWS).to_pylist()
+        for row in rows:
+            row["extra"] = row["extra"].replace(EXACT, MARKERS)
+        write_parts(pa.Table.from_pylist(rows, schema=ROWS), folder / "rows")
+        return {"accepted": len(rows)}
+
+    parents = {"samples": house.samples}
+    text = house.store.artifact("validate", 1, config={"free": True}, parents=parents, build=build)
+    decision = ask(replace(house, labelled=text), house.good, changed_gate(judges=[MARKERS]))
+    assert decision.reasons == (
+        "exact answers cannot be judged: 0 of 300 ordinary benign items have exact targets, gate "
+        "'default' asks for 300; give more of them exact targets",
+    )
+
+
 def test_other_items_are_refused(house):
     def build(folder: Path) -> dict[str, int]:
         rows = read_parts(house.store.local(house.labelled) / "rows", ROWS)
@@ -255,6 +277,18 @@ def test_the_same_question_gets_the_same_decision(house, middle):
     other = ask(house, middle, changed_gate(min_risky=301))
     assert (other.number, other.repeated) == (2, False)
     assert decisions(house) == ["1.json", "2.json"]
+
+
+def test_the_best_of_several_candidates_shares_alpha_with_them(house):
+    tried = [ask(house, house.good, dry_run=True, tried=number) for number in (1, 4)]
+    bars = [decision.checks[0].bar for decision in tried]
+    assert bars == [GATE.alpha, GATE.alpha / 4]
+    for once, best in zip(*(decision.checks[1:] for decision in tried), strict=True):
+        assert once.high - once.low < best.high - best.low
+    assert tried[0].gate == content_hash(GATE) != tried[1].gate
+    assert tried[1].reasons[1:] == (
+        "the best of 4 candidates compared on these items: alpha is 0.05 / 4",
+    )
 
 
 def test_a_dry_run_writes_nothing(models, middle, tmp_path, monkeypatch):

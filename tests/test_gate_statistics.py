@@ -7,7 +7,8 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest, norm
 
-from schemas.gate import load_gate
+from schemas.gate import GateConfig, load_gate
+from tasks.evaluate.judging import EXACT, MARKERS
 from tasks.promote.checks import NOT_WORSE, compare
 from tasks.promote.paired import HALF_STEP, Pairs, binomial_tail, tango
 
@@ -80,13 +81,13 @@ def table(n: int) -> tuple[np.ndarray, np.ndarray]:
     return b, c
 
 
-def error(n: int, margin: float, other: float, correction: float) -> float:
+def error(n: int, margin: float, other: float, correction: float, alpha: float = 0.05) -> float:
     """P(interval within the margin) where the true difference is the margin: by all tables."""
     b, c = table(n)
     linear = -b - c + (2 * n - b + c) * margin
     q = (np.sqrt(linear**2 + 8 * n * c * margin * (1 - margin)) - linear) / (4 * n)
     score = (b - c + correction - n * margin) / np.sqrt(n * (2 * q + margin * (1 - margin)))
-    passes = (score < norm.ppf(0.05)) & (b + c <= n)
+    passes = (score < norm.ppf(alpha)) & (b + c <= n)
     factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
     rest = np.clip(n - b - c, 0, n)
     chance = factorial[n] - factorial[b] - factorial[c] - factorial[rest]
@@ -104,6 +105,14 @@ def test_the_published_interval_errs_more_often_than_it_says():
 def test_the_corrected_interval_errs_at_most_as_often_as_it_says(margin, other):
     worst = max(error(n, margin, other, HALF_STEP) for n in range(50, 420, 23))
     assert 0.02 < worst <= 0.05
+
+
+@pytest.mark.parametrize("margin", [0.03, 0.2])
+@pytest.mark.parametrize("tried", [4, 20])
+def test_the_interval_of_a_shared_alpha_errs_at_most_as_often_as_it_says(margin, tried):
+    alpha = 0.05 / tried
+    worst = max(error(n, margin, 0.03, HALF_STEP, alpha) for n in range(50, 420, 46))
+    assert 0 < worst <= alpha
 
 
 def test_the_errors_that_were_enumerated_are_those_of_the_interval():
@@ -164,6 +173,7 @@ def rows(kind: str, hits: np.ndarray) -> list[dict]:
             "outcome": outcome if hit else other,
             "exact": True,
             "names_type": True,
+            "judge": EXACT,
         }
         for i, hit in enumerate(hits)
     ]
@@ -275,14 +285,75 @@ def test_a_refusal_that_names_the_wrong_risk_counts_against_a_model():
     assert "risky_correctly_refused/champion" in failed
 
 
-def test_too_few_near_misses_are_said_not_to_be_judged():
-    rng = np.random.default_rng(6)
-    candidate, champion = models(rng)
-    few = [i for i, row in enumerate(candidate) if not row["near_miss"]] + [
-        i for i, row in enumerate(candidate) if row["near_miss"]
-    ][: GATE.min_near_miss - 1]
-    kept = [[model[i] for i in few] for model in (candidate, champion)]
-    checks = compare(kept[0], {"champion": kept[1]}, against="champion", gate=GATE)
-    silent = {check.name: check.reason for check in checks if check.passed is None}
-    assert set(silent) == {"near_miss_refused/champion", "near_miss_exact/champion"}
-    assert all("49 near misses, the gate asks for 50" in reason for reason in silent.values())
+def with_few_near_misses(candidate: list[dict], champion: list[dict]) -> list:
+    """The checks of two models where one near miss is lacking."""
+    near = [i for i, row in enumerate(candidate) if row["near_miss"]]
+    lacking = set(near[GATE.min_near_miss - 1 :])
+    kept = [
+        [row for i, row in enumerate(model) if i not in lacking] for model in (candidate, champion)
+    ]
+    return compare(kept[0], {"champion": kept[1]}, against="champion", gate=GATE)
+
+
+def test_too_few_near_misses_count_among_the_ordinary_items():
+    checks = {
+        check.name.removesuffix("/champion"): check
+        for check in with_few_near_misses(*models(np.random.default_rng(6)))
+    }
+    silent = {name for name, check in checks.items() if check.passed is None}
+    assert silent == {"near_miss_refused", "near_miss_exact"}
+    for name in silent:
+        assert "not judged apart: 49 near misses" in checks[name].reason
+        assert "the gate asks for 50; they count among the ordinary ones" in checks[name].reason
+    for name in ("benign_refused", "benign_exact"):
+        assert checks[name].n == PLAIN + 49 and checks[name].passed
+        assert "; 49 near misses" in checks[name].reason
+    assert checks["risky_correctly_refused"].n == RISKY
+
+
+@pytest.mark.parametrize(
+    ("harm", "rate"),
+    [({"outcome": "refused"}, "benign_refused"), ({"exact": False}, "benign_exact")],
+)
+def test_a_model_that_spoils_all_of_too_few_near_misses_fails(harm, rate):
+    candidate, champion = models(np.random.default_rng(6))
+    for row in candidate:
+        if row["near_miss"]:
+            row.update(harm)
+    checks = with_few_near_misses(candidate, champion)
+    assert {check.name for check in checks if check.passed is False} == {f"{rate}/champion"}
+
+
+def test_only_items_with_exact_targets_say_how_exact_the_answers_are():
+    candidate, champion = models(np.random.default_rng(7))
+    for model in (candidate, champion):
+        for i, row in enumerate(model):
+            if row["risk_type"] == "clean" and i % 2:  # free text: never the same twice
+                row.update(judge=MARKERS, exact=False)
+    counts = {
+        name: sum(
+            row["near_miss"] == near and row["judge"] == EXACT and row["risk_type"] == "clean"
+            for row in candidate
+        )
+        for name, near in (("benign_exact", False), ("near_miss_exact", True))
+    }
+    checks = compare(candidate, {"champion": champion}, against="champion", gate=GATE)
+    found = {check.name.removesuffix("/champion"): check for check in checks}
+    assert {name: found[name].n for name in counts} == counts
+    assert found["benign_exact"].candidate.value > 0.9
+    assert (found["benign_refused"].n, found["near_miss_refused"].n) == (PLAIN, NEAR)
+
+
+def test_the_best_of_several_is_promoted_wrongly_at_most_as_often_as_one():
+    """Twenty models no better than the champion; the one with the least p stands."""
+    rng, draws, tried = np.random.default_rng(8), 300, 20
+    strict, wrong = GATE.for_best_of(tried), {"strict": 0, "plain": 0}
+    for _ in range(draws):
+        down = rng.binomial(40, 0.5, size=tried)  # items that changed, either way as likely
+        best = pairs(40 - int(down.max()), int(down.max()), RISKY).lower_p()
+        wrong["strict"] += best <= strict.alpha
+        wrong["plain"] += best <= GATE.alpha
+    assert binomtest(wrong["strict"], draws, GATE.alpha, alternative="greater").pvalue > 0.01
+    assert wrong["plain"] / draws > 0.3
+    assert strict.alpha == GATE.alpha / tried
+    assert GateConfig.model_validate({**dict(strict), "alpha": GATE.alpha}) == GATE

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from flows.cli.named import model_address
 from infra.decisions import add_decision, deciding, read_decisions
@@ -127,6 +128,41 @@ def test_a_run_that_says_more_is_completed_and_stays_one(registry, tmp_path):
     assert run.data.metrics == {"risky_obeyed": 0.25}
     files = connected(registry.uri).list_artifacts(first, "report")
     assert [f.path for f in files] == ["report/report.html"]
+
+
+@pytest.mark.parametrize("value", [0.1, 0.4])
+def test_a_run_shows_the_metrics_of_what_was_said_last(registry, tmp_path, value):
+    artifact = model(tmp_path, f"said again {value}")
+    name = registry.log_run(said(artifact))
+    client = connected(registry.uri)
+    again = said(artifact, metrics={"risky_obeyed": value}, tags={"evaluation": "another"})
+    for _ in range(2):
+        assert registry.log_run(again) == name
+        assert client.get_run(name).data.metrics == {"risky_obeyed": value}
+        # As if the process had died before it could say that all is logged.
+        client.delete_tag(name, "psavlm_content")
+    assert registry.log_run(said(artifact)) == name
+    assert client.get_run(name).data.metrics == {"risky_obeyed": 0.25}
+    history = client.get_metric_history(name, "risky_obeyed")
+    assert [point.value for point in history] == [0.25, value, 0.25]
+
+
+def test_two_roots_that_register_one_model_at_once_make_one_version(
+    registry, tmp_path, monkeypatch
+):
+    """The other process registers where this one has looked and not yet created."""
+    artifact, create = model(tmp_path, "at once"), MlflowClient.create_model_version
+    other = []
+
+    def late(*args, **kwargs):
+        monkeypatch.setattr(MlflowClient, "create_model_version", create)
+        other.append(Registry(registry.uri).register(artifact, said(artifact)))
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "create_model_version", late)
+    assert [registry.register(artifact, said(artifact))] == other
+    same = [v for v in registry.versions() if v.fingerprint == artifact.fingerprint]
+    assert same == other
 
 
 def test_a_sweep_is_a_run_with_children(registry, tmp_path):
@@ -293,3 +329,18 @@ def test_only_a_refusal_under_the_same_champion_is_the_same_decision():
     assert told.same(other) is None
     assert told.and_then(decided(4, "promoted", "d", "a")).same(refusal) is None
     assert told.same(decided(1, "promoted", "a")) is None
+
+
+def test_a_process_that_dies_while_it_makes_the_database_leaves_none(tmp_path, monkeypatch):
+    uri = f"sqlite:///{tmp_path / 'new.db'}"
+
+    def dead(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", dead)
+        with pytest.raises(KeyboardInterrupt):
+            connected(uri)
+    assert list(tmp_path.iterdir()) == []
+    assert connected(uri).search_registered_models() == []
+    assert [path.name for path in tmp_path.iterdir()] == ["new.db"]

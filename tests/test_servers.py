@@ -1,5 +1,6 @@
 """`psavlm up` and `down` in a folder of their own: real servers on free ports, killed and taken."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -16,10 +17,16 @@ import pytest
 from flows.cli.settings import connect
 from infra.process import alive, started
 from infra.servers.ask import ask
+from infra.servers.deployments import ZOMBIES, deploy, ensure_automation, ensure_pool, stale
 from infra.servers.health import healthy
+from infra.servers.orphans import RUN_ID, end_orphans
+from infra.servers.run import HOME as HOME_VARIABLE
+from infra.servers.run import family
 from infra.servers.settings import prefect_url, settings
-from infra.servers.state import addresses, servers
+from infra.servers.state import FOLDER, Server, addresses, servers, write
+from infra.servers.temporary import temporary
 from tests.town import HOME, command, project, psavlm
+from tests.town import start as begin
 
 NAMES = ["prefect", "ray", "mlflow", "worker"]
 # The first test may wait for another module's cluster to be gone.
@@ -34,6 +41,37 @@ def town(only_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield home
     finally:
         command("psavlm", "down", cwd=home)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API of a Prefect server without worker or cluster."""
+    home = tmp_path_factory.mktemp("prefect")
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PREFECT_HOME", str(home))
+            server = stack.enter_context(temporary(home))
+        server.wait()
+        yield server.url
+
+
+@pytest.fixture
+def sleeper() -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts processes that do nothing, each the leader of a session."""
+    begun = []
+
+    def start(**variables: str) -> subprocess.Popen:
+        begun.append(
+            subprocess.Popen(
+                ["sleep", "600"], env={**os.environ, **variables}, start_new_session=True
+            )
+        )
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.wait()
 
 
 def api(town: Path) -> str:
@@ -145,6 +183,26 @@ def test_orphaned_runs_are_crashed_and_free_their_place(town: Path) -> None:
     assert wait_for(town, waiting, "Completed", "Failed", "Crashed") == "Completed"
 
 
+def test_a_ray_head_that_dies_while_starting_is_started_once_more(town: Path) -> None:
+    first = servers(town)["ray"]
+    members = family(first)
+    os.kill(first.pid, signal.SIGKILL)
+    again = begin("psavlm", "up", cwd=town)
+    while (second := servers(town)["ray"]) == first:
+        assert again.poll() is None, again.communicate()
+        time.sleep(0.01)
+    # What is left of the first would keep its ports.
+    assert [process for process in members if process.is_running()] == []
+    members = family(second)
+    os.kill(second.pid, signal.SIGKILL)
+    out, err = again.communicate()
+    assert again.returncode == 0, err
+    assert "the Ray head died while starting: once more" in out + err
+    third = servers(town)["ray"]
+    assert third.pid != second.pid and healthy(third, town)
+    assert [process for process in members if process.is_running()] == []
+
+
 def test_down_stops_all_and_leaves_no_process(town: Path) -> None:
     known = servers(town).values()
     family = [
@@ -212,3 +270,124 @@ def test_a_used_pid_is_not_the_process_that_had_it() -> None:
     own = os.getpid()
     assert alive(own, started(own))
     assert not alive(own, started(1))
+
+
+def on_record(home: Path, *, pid: int, since: str) -> None:
+    (home / FOLDER).mkdir(parents=True, exist_ok=True)
+    told = {"title": "MLflow page", "page": "", "command": (), "log": "", "ports": {"mlflow": 5000}}
+    write(home, Server(name="mlflow", pid=pid, started=since, **told))
+
+
+def up_to_its_sweep(home: Path) -> None:
+    """`up` ends at a port that is taken, after it has looked for what dead servers left."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", int(settings(home)["PSAVLM_MLFLOW_PORT"])))
+        other.listen()
+        assert command("psavlm", "up", cwd=home).returncode == 2
+
+
+def test_a_session_that_has_a_dead_servers_number_is_left_alone(
+    tmp_path: Path, sleeper: Callable[..., subprocess.Popen]
+) -> None:
+    home = project(tmp_path)
+    stranger = sleeper(**{HOME_VARIABLE: str(home)})
+    boot = started(stranger.pid).split()[0]
+    on_record(home, pid=stranger.pid, since=f"{boot} 1")
+    up_to_its_sweep(home)
+    assert stranger.poll() is None
+    assert psavlm("down", cwd=home)["stopped"] == ["mlflow"]
+    assert stranger.poll() is None
+    assert servers(home) == {}
+
+
+@pytest.mark.parametrize(
+    ("own_home", "own_boot", "lives"),
+    [(True, True, False), (False, True, True), (True, False, True)],
+    ids=["its-own", "of-no-project", "of-an-earlier-boot"],
+)
+def test_what_is_left_of_a_dead_servers_session_is_ended(
+    tmp_path: Path, own_home: bool, own_boot: bool, lives: bool
+) -> None:
+    home = project(tmp_path)
+    variables = {HOME_VARIABLE: str(home)} if own_home else {}
+    leader = subprocess.Popen(
+        ["sh", "-c", "sleep 600 >&- & echo $!; read line"],
+        env={**os.environ, **variables},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    left = int(leader.stdout.readline())
+    born, since = started(left), started(leader.pid)
+    on_record(home, pid=leader.pid, since=since if own_boot else f"another-boot {since.split()[1]}")
+    leader.communicate("")
+    try:
+        up_to_its_sweep(home)
+        assert alive(left, born) == lives
+    finally:
+        if alive(left, born):
+            os.kill(left, signal.SIGKILL)
+
+
+def run_on(bare: str, *, state: str, pid: str = "") -> dict:
+    flow = ask(f"{bare}/flows/", {"name": "psavlm"})["id"]
+    body = {"flow_id": flow, "state": {"type": state}}
+    run = ask(f"{bare}/flow_runs/", body)
+    if pid:
+        note_pid(bare, run, pid)
+    return run
+
+
+def note_pid(bare: str, run: dict, pid: str) -> None:
+    ask(f"{bare}/flow_runs/{run['id']}", {"infrastructure_pid": pid}, method="PATCH")
+
+
+def test_a_run_that_is_to_be_cancelled_is_ended_if_its_worker_is_lost(
+    bare: str, sleeper: Callable[..., subprocess.Popen]
+) -> None:
+    run = run_on(bare, state="CANCELLING")
+    process = sleeper(**{RUN_ID: run["id"]})
+    note_pid(bare, run, str(process.pid))
+    # This process started it: a living worker ends its runs itself.
+    assert end_orphans(bare, worker=os.getpid()) == {}
+    assert process.poll() is None
+    assert end_orphans(bare, worker=None) == {run["name"]: "Cancelled"}
+    assert not psutil.pid_exists(process.pid)
+    assert ask(f"{bare}/flow_runs/{run['id']}")["state"]["type"] == "CANCELLED"
+
+
+def test_runs_of_another_machine_are_left_alone(bare: str) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    hosts = ("elsewhere.example", socket.gethostname())
+    far, near = [run_on(bare, state="RUNNING", pid=f"{host}:{gone.pid}") for host in hosts]
+    assert end_orphans(bare, worker=None) == {near["name"]: "Crashed"}
+    assert ask(f"{bare}/flow_runs/{far['id']}")["state"]["type"] == "RUNNING"
+
+
+def test_the_automation_is_put_right_where_it_was_changed_or_deleted(bare: str) -> None:
+    def there() -> list[dict]:
+        return ask(f"{bare}/automations/filter", {})
+
+    ensure_automation(bare)
+    (first,) = there()
+    ensure_automation(bare)
+    assert there() == [first]
+    changed = {**ZOMBIES, "trigger": {**ZOMBIES["trigger"], "within": 600}, "enabled": False}
+    ask(f"{bare}/automations/{first['id']}", changed, method="PUT")
+    ensure_automation(bare)
+    (second,) = there()
+    assert second["trigger"]["within"] == first["trigger"]["within"]
+    assert second["id"] == first["id"] and not second["enabled"]
+    ask(f"{bare}/automations/{first['id']}", method="DELETE")
+    ensure_automation(bare)
+    assert [automation["name"] for automation in there()] == [ZOMBIES["name"]]
+
+
+def test_one_deleted_deployment_of_two_is_missed(bare: str, tmp_path: Path) -> None:
+    home = project(tmp_path)
+    (home / FOLDER).mkdir(parents=True)
+    ensure_pool(bare)
+    deploy(home, bare, {**os.environ, "PREFECT_API_URL": bare, "PREFECT_HOME": str(tmp_path)})
+    assert not stale(home, bare)
+    (one, _) = ask(f"{bare}/deployments/filter", {})
+    ask(f"{bare}/deployments/{one['id']}", method="DELETE")
+    assert stale(home, bare)

@@ -44,7 +44,7 @@ def sweep(  # noqa: PLR0913 - the options are the flow's parameters
         typer.Option(help="Items an epoch for every ratio; the most that all can be drawn from."),
     ] = None,
     false_positive_rate: Annotated[
-        float, typer.Option(help="Share of benign images that every guard may flag.")
+        float, typer.Option(help="Share of benign items that every guard may flag.")
     ] = 0.05,
     cluster: Cluster = "",
     promote: Annotated[

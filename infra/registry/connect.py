@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import re
+import uuid
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -69,7 +70,23 @@ def connected(uri: str) -> "MlflowClient":
 
     # Making the database is told at length, by two libraries.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    if not exists(uri):
+        _make_database(Path(uri.removeprefix(_SQLITE)))
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _make_database(path: Path) -> None:
+    """Make it under another name first: MLflow never recovers from a half-made one."""
+    from mlflow import MlflowClient
+
+    # A name for once: MLflow believes in a database that it has made before.
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        MlflowClient(tracking_uri=f"{_SQLITE}{draft}").search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):  # another process was quicker
+            os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Any
 
 from infra.fingerprint import content_hash
@@ -86,8 +87,14 @@ def _fill(client: "MlflowClient", found: "MlflowRun", run: Run) -> None:
     params = [Param(key, str(value)[:LONGEST]) for key, value in run.params.items()]
     for first in range(0, len(params), BATCH):
         client.log_batch(name, params=params[first : first + BATCH])
-    # Of one time and step: logged twice, a metric is still one point.
-    metrics = [Metric(key, value, when, 0) for key, value in run.metrics.items()]
+    # Logged twice, a metric is still one point. Another value has a time of its own: of two points
+    # of one time MLflow would show the larger.
+    logged, now = found.data.metrics, int(time() * 1000)
+    metrics = [
+        Metric(key, value, now if key in logged else when, 0)
+        for key, value in run.metrics.items()
+        if logged.get(key) != value
+    ]
     tags = [RunTag(key, value) for key, value in run.tags.items()]
     client.log_batch(name, metrics=metrics, tags=tags)
     for path, text in run.texts.items():

@@ -58,16 +58,24 @@ def ensure_pool(api: str) -> None:
 
 
 def ensure_automation(api: str) -> None:
-    """Create the automation that crashes runs whose heartbeats stop, once."""
-    names = {automation["name"] for automation in ask(f"{api}/automations/filter", {})}
-    if ZOMBIES["name"] not in names:
+    """Create the automation that crashes runs whose heartbeats stop, or put it right.
+
+    One that somebody has switched off stays off.
+    """
+    by_name = {"automations": {"name": {"any_": [ZOMBIES["name"]]}}}
+    found = ask(f"{api}/automations/filter", by_name)
+    if not found:
         ask(f"{api}/automations/", ZOMBIES)
+    for automation in found:
+        if not _has(automation, ZOMBIES):
+            changed = {**ZOMBIES, "enabled": automation["enabled"]}
+            ask(f"{api}/automations/{automation['id']}", changed, method="PUT")
 
 
 def stale(root: Path, api: str) -> bool:
-    """Whether the deployments are not those of the project's files, or not there at all."""
+    """Whether the deployments are not those of the project's files, or not all there."""
     note = root / FOLDER / "deployed"
-    return not _deployments(api) or not note.exists() or note.read_text() != _digest(root)
+    return not note.exists() or note.read_text() != _note(root, api)
 
 
 def deploy(root: Path, api: str, environment: Mapping[str, str]) -> None:
@@ -98,7 +106,7 @@ def deploy(root: Path, api: str, environment: Mapping[str, str]) -> None:
                 path = f"{api}/deployments/{deployment['id']}/schedules/{schedule['id']}"
                 ask(path, {"active": True}, method="PATCH")
     draft = root / FOLDER / f"deployed.{os.getpid()}"
-    draft.write_text(_digest(root))
+    draft.write_text(_note(root, api))
     draft.replace(root / FOLDER / "deployed")
 
 
@@ -123,6 +131,23 @@ def _deployments(api: str) -> list[dict[str, Any]]:
         f"{api}/deployments/filter", {"work_pools": {"name": {"any_": [POOL]}}}
     )
     return found
+
+
+def _has(found: Any, wanted: Any) -> bool:
+    """Whether an answer says all that was asked for; lists in any order."""
+    if isinstance(wanted, dict):
+        return all(key in found and _has(found[key], wanted[key]) for key in wanted)
+    if isinstance(wanted, list):
+        return len(found) == len(wanted) and all(
+            any(_has(one, other) for one in found) for other in wanted
+        )
+    return bool(found == wanted)
+
+
+def _note(root: Path, api: str) -> str:
+    """What was deployed from which files; one that is deleted by hand is missed here."""
+    names = sorted(deployment["name"] for deployment in _deployments(api))
+    return " ".join([_digest(root), *names])
 
 
 def _digest(root: Path) -> str:

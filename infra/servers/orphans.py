@@ -1,10 +1,12 @@
-"""Runs that Prefect believes to be running although their process is gone.
+"""Runs that nobody looks after: their process is gone, or the worker that would cancel them.
 
 Such a run would hold its deployment's only place for ever. Its process is known by
 `infrastructure_pid`: the worker writes it, and so do the flows themselves when they begin (a run
 of `psavlm run` has no worker).
 """
 
+import contextlib
+import socket
 import time
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import psutil
 
 from infra.servers.ask import ask
+from infra.servers.run import HOME, PATIENCE_S, descent, end, told
 
 FLOWS = ("psavlm", "psavlm-sweep")
 OPEN = ("PENDING", "RUNNING", "CANCELLING")
@@ -24,39 +27,44 @@ CRASHED = {
     "name": "Crashed",
     "message": "its process is gone; run it again, it goes on where it was",
 }
+CANCELLED = {"type": "CANCELLED", "name": "Cancelled", "message": "cancelled without its worker"}
 
 
-def crash_orphans(api: str, *, worker: bool) -> list[str]:
-    """Crash every run of ours whose process is dead; returns their names.
+def end_orphans(api: str, *, worker: int | None) -> dict[str, str]:
+    """Crash every run of ours whose process is dead, and finish what a lost worker cannot cancel.
 
     Args:
         api: Prefect's API.
-        worker: whether a worker lives: a young run without a process may yet get one.
+        worker: the living worker's pid: a young run without a process may yet get one from it, and
+            it cancels its own runs. Others that are to be cancelled are ended here.
+
+    Returns:
+        The runs' names, each with its new state's.
     """
     asked = {
         "flows": {"name": {"any_": list(FLOWS)}},
         "flow_runs": {"state": {"type": {"any_": list(OPEN)}}},
     }
-    orphans = [
-        run for run in ask(f"{api}/flow_runs/filter", asked) if not _lives(run, worker=worker)
-    ]
-    for run in orphans:
-        ask(f"{api}/flow_runs/{run['id']}/set_state", {"state": CRASHED, "force": True})
-        _crash_tasks(api, run["id"])
-    return [run["name"] for run in orphans]
+    ended = {}
+    for run in ask(f"{api}/flow_runs/filter", asked):
+        cancelling = run["state"]["type"] == "CANCELLING"
+        if cancelling:
+            _end_process(run, worker)
+        if not _lives(run, worker=worker is not None):
+            state = CANCELLED if cancelling else CRASHED
+            ask(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+            _end_tasks(api, run["id"], state)
+            ended[run["name"]] = state["name"]
+    return ended
 
 
 def flow_processes(root: Path) -> list[psutil.Process]:
     """The processes of flow runs that a worker of this project has started."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            environment = process.environ()
-        except psutil.Error:  # gone, or another user's
-            continue
-        if RUN_ID in environment and environment.get("PSAVLM_HOME") == str(root):
-            found.append(process)
-    return found
+    return [
+        process
+        for process in psutil.process_iter()
+        if told(process, RUN_ID) and told(process, HOME) == str(root)
+    ]
 
 
 def _lives(run: dict[str, Any], *, worker: bool) -> bool:
@@ -64,8 +72,10 @@ def _lives(run: dict[str, Any], *, worker: bool) -> bool:
     if not pid:
         old = time.time() - _seconds(run["state"]["timestamp"]) > YOUNG_S
         return not old and (worker or run["deployment_id"] is None)
+    if _is_elsewhere(pid):
+        return True
     try:
-        process = psutil.Process(int(pid.rpartition(":")[2]))
+        process = _process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
         if process.environ().get(RUN_ID) == run["id"]:
@@ -74,17 +84,38 @@ def _lives(run: dict[str, Any], *, worker: bool) -> bool:
         return bool(run["start_time"]) and process.create_time() <= _seconds(run["start_time"])
     except (ValueError, psutil.NoSuchProcess):
         return False
-    except psutil.AccessDenied:  # another user's: not one of ours
-        return False
+    except psutil.AccessDenied:  # another user's, who may have called the flow
+        return True
 
 
-def _crash_tasks(api: str, run: str) -> None:
+def _end_process(run: dict[str, Any], worker: int | None) -> None:
+    """End the process that a worker has started for a run, unless that worker lives."""
+    pid = run["infrastructure_pid"] or ""
+    if _is_elsewhere(pid):
+        return
+    with contextlib.suppress(ValueError, psutil.Error):
+        process = _process(pid)
+        own = told(process, RUN_ID) == run["id"]
+        if own and worker not in [parent.pid for parent in process.parents()]:
+            end(descent(process), patience=PATIENCE_S)
+
+
+def _is_elsewhere(pid: str) -> bool:
+    """Whether `infrastructure_pid`, a number or host:number, is of another machine."""
+    return pid.rpartition(":")[0] not in ("", socket.gethostname())
+
+
+def _process(pid: str) -> psutil.Process:
+    return psutil.Process(int(pid.rpartition(":")[2]))
+
+
+def _end_tasks(api: str, run: str, state: dict[str, str]) -> None:
     asked = {
         "flow_runs": {"id": {"any_": [run]}},
         "task_runs": {"state": {"type": {"any_": list(OPEN)}}},
     }
     for task in ask(f"{api}/task_runs/filter", asked):
-        ask(f"{api}/task_runs/{task['id']}/set_state", {"state": CRASHED, "force": True})
+        ask(f"{api}/task_runs/{task['id']}/set_state", {"state": state, "force": True})
 
 
 def _seconds(time_text: str) -> float:

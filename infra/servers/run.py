@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from infra.process import started
+from infra.process import left_session, started
 from infra.servers.ports import spare_port
 from infra.servers.specs import Spec
 from infra.servers.state import FOLDER, Server, forget, write
@@ -17,6 +17,8 @@ from infra.servers.state import FOLDER, Server, forget, write
 # Ray's head takes its time to end its workers.
 PATIENCE_S = 30.0
 LAST_WORDS_S = 5.0
+# Every server is told its project's folder, and tells it to what it starts.
+HOME = "PSAVLM_HOME"
 
 
 def start(
@@ -68,33 +70,54 @@ def stop(root: Path, server: Server) -> None:
             os.kill(server.pid, 15)
         _gone(members, PATIENCE_S)
         end(members)
-    sweep(server)
+    sweep(root, server)
     forget(root, server.name)
 
 
-def sweep(server: Server) -> None:
-    """End what a dead server has left behind: the members of its session."""
-    if not server.alive():
-        end(_session(server.pid))
+def sweep(root: Path, server: Server) -> None:
+    """End what a dead server has left behind: the members of its session that know their project.
+
+    The record survives a reboot, and its pid may by then be another session's.
+    """
+    if not server.alive() and left_session(server.pid, server.started):
+        own = [process for process in _session(server.pid) if told(process, HOME) == str(root)]
+        # A process that writes its title over its environment is known by its parent.
+        end({one for process in own for one in descent(process)})
+
+
+def descent(process: psutil.Process) -> list[psutil.Process]:
+    """A process and all that it has started."""
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def told(process: psutil.Process, name: str) -> str:
+    """A variable of a process's environment; "" if it has none, or lets nobody read it."""
+    try:
+        return process.environ().get(name, "")
+    except psutil.Error:  # gone, or another user's
+        return ""
 
 
 def family(server: Server) -> list[psutil.Process]:
     """A living server's process, all its descendants and all of its session."""
     try:
-        leader = psutil.Process(server.pid)
-        return list({leader, *leader.children(recursive=True), *_session(server.pid)})
+        own = descent(psutil.Process(server.pid))
     except psutil.NoSuchProcess:
-        return _session(server.pid)
+        own = []
+    return list({*own, *_session(server.pid)})
 
 
-def end(members: Iterable[psutil.Process]) -> None:
+def end(members: Iterable[psutil.Process], *, patience: float = LAST_WORDS_S) -> None:
     """TERM who is still there, then KILL; psutil sees that a pid is not another process's now."""
     left = _gone(members, 0)
     for process in left:
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.Error):
             process.terminate()
-    for process in _gone(left, LAST_WORDS_S):
-        with contextlib.suppress(psutil.NoSuchProcess):
+    for process in _gone(left, patience):
+        with contextlib.suppress(psutil.Error):
             process.kill()
 
 

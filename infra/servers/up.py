@@ -9,11 +9,11 @@ from pathlib import Path
 from infra.ray_cluster import own_settings
 from infra.servers.deployments import checked_plan, deploy, ensure_automation, ensure_pool, stale
 from infra.servers.health import SILENT, api, healthy
-from infra.servers.orphans import crash_orphans
+from infra.servers.orphans import end_orphans
 from infra.servers.ports import asked, check_free, check_same
 from infra.servers.run import start, stop, sweep
 from infra.servers.settings import settings
-from infra.servers.specs import PREFECT, SPECS, WORKER, Spec
+from infra.servers.specs import PREFECT, RAY, SPECS, WORKER, Spec
 from infra.servers.state import FOLDER, Server, servers
 from schemas.errors import ServerError
 
@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 
 
 def up(root: Path, environment: Mapping[str, str], *, say: Say) -> dict[str, Server]:
-    """Return all servers, healthy, with deployments in place and orphaned runs crashed.
+    """Return all servers, healthy, with deployments in place and orphaned runs ended.
 
     Args:
         root: the project's folder.
@@ -47,14 +47,14 @@ def up(root: Path, environment: Mapping[str, str], *, say: Say) -> dict[str, Ser
         missing = [spec for spec in SPECS if spec.name not in living]
         for spec in missing:
             if spec.name in known:
-                sweep(known[spec.name])
+                sweep(root, known[spec.name])
         check_free(missing, ports)
         if missing:
             say(f"starting {', '.join(spec.title for spec in missing)}")
         begun = _Start(root, dict(environment), say)
         with begun.undone():
             begun.start([spec for spec in missing if spec is not WORKER], ports)
-            begun.prepare(worker=WORKER not in missing)
+            begun.prepare(living.get(WORKER.name))
             begun.start([spec for spec in missing if spec is WORKER], ports)
             begun.deploy()
             begun.wait(servers(root))
@@ -79,6 +79,7 @@ class _Start:
         self.environment = environment
         self.say = say
         self.since: dict[str, float] = {}
+        self.again = False
 
     def start(self, specs: list[Spec], ports: Mapping[str, Mapping[str, int]]) -> None:
         for spec in specs:
@@ -86,13 +87,14 @@ class _Start:
             environment = _environment(self.root, self.environment, ports)
             start(spec, self.root, ports=ports[spec.name], environment=environment)
 
-    def prepare(self, *, worker: bool) -> None:
+    def prepare(self, worker: Server | None) -> None:
         """What must be before a worker looks for work: its pool, and no dead run in its way."""
         self.wait({PREFECT.name: servers(self.root)[PREFECT.name]})
         address = api(self.root)
         ensure_pool(address)
-        for name in crash_orphans(address, worker=worker):
-            self.say(f"run {name} was left behind by a dead process: now Crashed")
+        ensure_automation(address)
+        for name, state in end_orphans(address, worker=worker.pid if worker else None).items():
+            self.say(f"run {name} was left behind: now {state}")
 
     def deploy(self) -> None:
         address = api(self.root)
@@ -100,7 +102,6 @@ class _Start:
             self.say("deploying psavlm/full-pipeline and psavlm-sweep/ratio-sweep")
             ports = {spec.name: servers(self.root)[spec.name].ports for spec in SPECS}
             deploy(self.root, address, _environment(self.root, self.environment, ports))
-            ensure_automation(address)
 
     def wait(self, wanted: Mapping[str, Server]) -> None:
         """Return when all are healthy; ServerError if one dies or time is over."""
@@ -110,6 +111,8 @@ class _Start:
             for name, server in list(left.items()):
                 if healthy(server, self.root, since=self.since.get(name, 0.0)):
                     del left[name]
+                elif not server.alive() and self._may_try_again(server):
+                    left[name] = self._try_again(server)
                 elif not server.alive():
                     raise ServerError(f"the {server.title} died: {_last_words(server)}")
             if not left:
@@ -121,6 +124,17 @@ class _Start:
                     f"{_last_words(late)}; psavlm down, then up"
                 )
             time.sleep(POLL_S)
+
+    def _may_try_again(self, server: Server) -> bool:
+        """Ray gives its own processes 30 s to start, whatever else the machine does."""
+        return server.name == RAY.name and server.name in self.since and not self.again
+
+    def _try_again(self, server: Server) -> Server:
+        self.again = True
+        self.say(f"the {server.title} died while starting: once more ({_last_words(server)})")
+        sweep(self.root, server)
+        self.start([RAY], {name: known.ports for name, known in servers(self.root).items()})
+        return servers(self.root)[RAY.name]
 
     @contextlib.contextmanager
     def undone(self) -> Iterator[None]:

@@ -31,13 +31,14 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """A candidate, what it must show, and where everything lies."""
+    """A candidate, what it must show as the best of those `tried`, and where everything lies."""
 
     gate: GateConfig
     inputs: PromoteInputs
     store: Store
     registry: Registry
     again: bool
+    tried: int = 1
 
     def decide(self, history: History) -> Decision:
         """The decision, without a number; nothing is written but a champion's evaluation."""
@@ -66,8 +67,16 @@ class Case:
             items=evidence.items,
             evaluations=evidence.evaluations,
             checks=tuple(checks),
-            reasons=why or (checks[0].reason,),
+            reasons=(why or (checks[0].reason,)) + self._chosen(),
             commit=provenance()["commit"],
+        )
+
+    def _chosen(self) -> tuple[str, ...]:
+        if self.tried == 1:
+            return ()
+        return (
+            f"the best of {self.tried} candidates compared on these items: alpha is "
+            f"{self.gate.alpha * self.tried:g} / {self.tried}",
         )
 
     def _already(self, history: History) -> Decision:

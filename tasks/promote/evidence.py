@@ -14,7 +14,7 @@ from schemas.errors import StorageError
 from schemas.gate import GateConfig
 from tasks.evaluate.step import ITEMS
 from tasks.evaluate.step import VERSION as EVALUATE_VERSION
-from tasks.promote.checks import Rows, ordinary, risky
+from tasks.promote.checks import Rows, exact_ordinary, ordinary, risky
 
 # What makes an item the same item; and who said what its answer was.
 ITEM = ("sample_id", "question", "reference", "risk_type", "risk_level", "near_miss", "group_id")
@@ -166,12 +166,20 @@ def _judges(rows: Mapping[str, Rows], gate: GateConfig) -> list[str]:
 def _counts(rows: Rows, gate: GateConfig) -> list[str]:
     have = {"risky": sum(map(risky, rows)), "ordinary benign": sum(map(ordinary, rows))}
     want = {"risky": gate.min_risky, "ordinary benign": gate.min_benign}
-    return [
+    reasons = [
         f"too few items: {have[kind]} {kind} ones, gate '{gate.name}' asks for {want[kind]}; "
         "give a bigger test split"
         for kind in have
         if have[kind] < want[kind]
     ]
+    exact = sum(map(exact_ordinary, rows))
+    if exact < gate.min_benign <= have["ordinary benign"]:
+        reasons.append(
+            f"exact answers cannot be judged: {exact} of {have['ordinary benign']} ordinary benign "
+            f"items have exact targets, gate '{gate.name}' asks for {gate.min_benign}; give more "
+            "of them exact targets"
+        )
+    return reasons
 
 
 def _folder(artifact: Artifact) -> str:

@@ -26,6 +26,7 @@ def promote(
     store: Store,
     dry_run: bool = False,
     again: bool = False,
+    tried: int = 1,
 ) -> Decision:
     """Make the candidate champion if it is better; a refusal is a decision too, with its reasons.
 
@@ -35,12 +36,14 @@ def promote(
         store: where artifacts and decisions lie.
         dry_run: write neither a decision nor to the registry.
         again: let a model that a rollback took off stand again.
+        tried: candidates that were compared on these items before this one was chosen: alpha is
+            divided by their number.
 
     Raises:
         StorageError: the store or the registry cannot be used.
     """
     registry = Registry()
-    case = Case(gate, inputs, store, registry, again)
+    case = Case(gate.for_best_of(tried), inputs, store, registry, again, tried)
     if dry_run:
         return case.decide(History.read(store.root))
     registry.check(store.root)

@@ -35,19 +35,11 @@ class Section(NamedTuple):
     lines: list[list[str]]
 
 
-def markdown_page(rows: Sequence[SweepRow], sweep: SweepParameters, *, plot: str = "") -> str:
-    """Title, what was compared, the plot, and a table per stage and operating point.
-
-    Args:
-        rows: all rows of the sweep.
-        sweep: what was asked for.
-        plot: address of the plot; empty for the file beside the page.
-    """
-    parts = [
-        f"# {TITLE}",
-        *_told(rows, sweep),
-        f"![risky obeyed and benign refused]({_plot(plot)})",
-    ]
+def markdown_page(rows: Sequence[SweepRow], sweep: SweepParameters) -> str:
+    """Title, what was compared, the plot beside the page, a table per stage and operating point."""
+    told = [line.replace("|", "\\|").replace("<", "&lt;") for line in _told(rows, sweep)]
+    plot = f"![risky obeyed and benign refused]({LAYOUTS[0].name}.png)"
+    parts = [f"# {TITLE}", *told, plot]
     for section in _sections(rows, sweep):
         lines = [section.header, ["---:"] * len(section.header), *section.lines]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -82,7 +74,7 @@ def _told(rows: Sequence[SweepRow], sweep: SweepParameters) -> list[str]:
         "of held-out items, which are the same for all, with 95 % intervals.",
         "Two operating points. Uncalibrated: the papers' way, temperatures 1 and threshold 0.5; it "
         "shows what the ratio does. Matched: the guard's threshold is set so that it flags at most "
-        f"{rate} of the benign images, the same for every ratio; it is set on the evaluated items "
+        f"{rate} of the benign items, the same for every ratio; it is set on the evaluated items "
         "themselves, so it compares models and is no forecast of a rate in use.",
     ]
     failed = [row for row in rows if row.error]
@@ -134,10 +126,6 @@ def _cell(metric: Metric) -> str:
     if not metric.n:
         return "-"
     return f"{100 * metric.value:.1f} [{100 * metric.low:.1f},{TIED}{100 * metric.high:.1f}]"
-
-
-def _plot(address: str) -> str:
-    return address or f"{LAYOUTS[0].name}.png"
 
 
 def _data(png: bytes) -> str:

@@ -34,14 +34,14 @@ def sweep_table(
         store: where artifacts live.
     """
     evaluated = {
-        f"{point.ratio:g}/{point.seed}/{stage}": result.evaluated
+        f"{point.ratio!r}/{point.seed}/{stage}": result.evaluated
         for point in points
         for stage, result in point.stages.items()
     }
     settings = {
         **sweep.model_dump(mode="json"),
         "intervals": {"bootstrap": config.bootstrap, "seed": config.seed},
-        "failed": {f"{p.ratio:g}/{p.seed}": p.error for p in points if p.error},
+        "failed": {f"{p.ratio!r}/{p.seed}": p.error for p in points if p.error},
     }
 
     def build(folder: Path) -> dict[str, int]:

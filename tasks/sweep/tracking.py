@@ -60,7 +60,7 @@ def _run(point: SweepPoint, rows: Sequence[dict[str, Any]], table: Artifact) -> 
     tags = {"kind": "sweep point", "state": "failed" if point.error else "done"}
     tags |= {stage: result.model.uri for stage, result in point.stages.items()}
     return Run(
-        key=f"{table.fingerprint}/{point.ratio:g}/{point.seed}",
+        key=f"{table.fingerprint}/{point.ratio!r}/{point.seed}",
         name=f"ratio {point.ratio:g} seed {point.seed}",
         params={"clean_per_unsafe": point.ratio, "seed": point.seed},
         metrics=metrics,
