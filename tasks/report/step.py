@@ -35,8 +35,6 @@ def report(config: ReportConfig, inputs: ReportInputs, *, store: Store) -> Artif
         inputs: the artifacts of the run.
         store: where artifacts live.
     """
-    # What nobody has decided on is hidden.
-    config = ReportConfig.model_validate({**dict(config), "blur": config.blur is not False})
     drawn_by = {n: version(n) for n in ("matplotlib", "jinja2", "pillow", "numpy", "scipy")}
     return store.artifact(
         "report",
@@ -66,6 +64,8 @@ def _build(
     from tasks.report.page import page
     from tasks.report.plots import draw
 
+    # What nobody has decided on is hidden.
+    config = ReportConfig.model_validate({**dict(config), "blur": config.blur is not False})
     contents = collect(config, inputs, store)
     charts = draw(contents.numbers, contents.curves)
     (folder / PLOTS).mkdir()
