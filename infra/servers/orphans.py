@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from infra.servers.ask import ask
-from infra.servers.run import HOME, PATIENCE_S, descent, end, told
+from infra.servers.run import HOME, PATIENCE_S, descent, end
 
 FLOWS = ("psavlm", "psavlm-sweep")
 OPEN = ("PENDING", "RUNNING", "CANCELLING")
@@ -60,11 +60,15 @@ def end_orphans(api: str, *, worker: int | None) -> dict[str, str]:
 
 def flow_processes(root: Path) -> list[psutil.Process]:
     """The processes of flow runs that a worker of this project has started."""
-    return [
-        process
-        for process in psutil.process_iter()
-        if told(process, RUN_ID) and told(process, HOME) == str(root)
-    ]
+    found = []
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+        except psutil.Error:  # gone, or another user's
+            continue
+        if RUN_ID in environment and environment.get(HOME) == str(root):
+            found.append(process)
+    return found
 
 
 def _lives(run: dict[str, Any], *, worker: bool) -> bool:
@@ -95,7 +99,7 @@ def _end_process(run: dict[str, Any], worker: int | None) -> None:
         return
     with contextlib.suppress(ValueError, psutil.Error):
         process = _process(pid)
-        own = told(process, RUN_ID) == run["id"]
+        own = process.environ().get(RUN_ID) == run["id"]
         if own and worker not in [parent.pid for parent in process.parents()]:
             end(descent(process), patience=PATIENCE_S)
 

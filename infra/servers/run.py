@@ -80,9 +80,17 @@ def sweep(root: Path, server: Server) -> None:
     The record survives a reboot, and its pid may by then be another session's.
     """
     if not server.alive() and left_session(server.pid, server.started):
-        own = [process for process in _session(server.pid) if told(process, HOME) == str(root)]
-        # A process that writes its title over its environment is known by its parent.
-        end({one for process in own for one in descent(process)})
+        end(process for process in _session(server.pid) if _is_of(process, root))
+
+
+def _is_of(process: psutil.Process, root: Path) -> bool:
+    """Whether a member of a server's session was started for this project."""
+    try:
+        environment = process.environ()
+    except psutil.Error:  # gone, or another user's
+        return False
+    # Some of Ray's processes write their titles over it; then the session alone says it.
+    return not environment or environment.get(HOME) == str(root)
 
 
 def descent(process: psutil.Process) -> list[psutil.Process]:
@@ -91,14 +99,6 @@ def descent(process: psutil.Process) -> list[psutil.Process]:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
-
-
-def told(process: psutil.Process, name: str) -> str:
-    """A variable of a process's environment; "" if it has none, or lets nobody read it."""
-    try:
-        return process.environ().get(name, "")
-    except psutil.Error:  # gone, or another user's
-        return ""
 
 
 def family(server: Server) -> list[psutil.Process]:
@@ -116,9 +116,11 @@ def end(members: Iterable[psutil.Process], *, patience: float = LAST_WORDS_S) ->
     for process in left:
         with contextlib.suppress(psutil.Error):
             process.terminate()
-    for process in _gone(left, patience):
+    stubborn = _gone(left, patience)
+    for process in stubborn:
         with contextlib.suppress(psutil.Error):
             process.kill()
+    _gone(stubborn, LAST_WORDS_S)
 
 
 def _session(leader: int) -> list[psutil.Process]:
