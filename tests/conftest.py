@@ -20,10 +20,10 @@ os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The pipeline takes longest: one worker begins with it, the other does all the rest.
 
-    The servers' tests wait for its cluster to be gone: they come last.
+    It makes the base model first; meanwhile the servers' tests have their cluster.
     """
-    turns = {"test_pipeline.py": 0, "test_servers.py": 2}
-    items.sort(key=lambda item: turns.get(item.path.name, 1))
+    turns = {"test_pipeline.py": 0, "test_servers.py": 1}
+    items.sort(key=lambda item: turns.get(item.path.name, 2))
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +34,17 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
     """
     kept = os.environ.get("PSAVLM_TEST_ROOT")
     return str(Path(kept).resolve() if kept else shared(tmp_path_factory, worker_id) / "tiny-store")
+
+
+@pytest.fixture(scope="session")
+def encoded_root(tiny_root: str) -> str:
+    """The shared root with the tiny world's data, the base model and the features in it."""
+    from flows.line import pipeline, plainly, up_to
+    from infra.store import Store
+    from schemas.presets import Parameters, resolve
+
+    up_to(pipeline(resolve(Parameters()), store=Store(tiny_root), do=plainly), "encode")
+    return tiny_root
 
 
 @pytest.fixture(scope="module")

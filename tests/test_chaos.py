@@ -14,11 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.line import pipeline, plainly, up_to
 from infra.servers.run import family
 from infra.servers.state import servers
 from infra.store import Store, open_artifact
-from schemas.presets import Parameters, resolve
 from tests.benchmarks.record import record
 from tests.town import command, project, psavlm, start
 
@@ -30,9 +28,8 @@ VICTIMS = ("flow", "worker", "ray", "prefect")
 
 @pytest.fixture(scope="module")
 def town(
-    tiny_root: str, only_cluster: None, tmp_path_factory: pytest.TempPathFactory
+    encoded_root: str, only_cluster: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
-    up_to(pipeline(resolve(Parameters()), store=Store(tiny_root), do=plainly), "encode")
     home = project(tmp_path_factory.mktemp("town"))
     try:
         psavlm("up", cwd=home)

@@ -13,9 +13,6 @@ import pytest
 import typer
 
 from flows.cli.main import application
-from flows.line import pipeline, plainly, up_to
-from flows.parameters import configured
-from infra.store import Store
 from tests.desk import Desk
 from tests.documents import (
     HOME,
@@ -111,10 +108,8 @@ def test_blocks_that_are_not_run_are_counted():
 
 
 @pytest.fixture(scope="module")
-def desk(tiny_root: str, tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    config = configured({"preset": "tiny"})
-    up_to(pipeline(config, store=Store(tiny_root), do=plainly), "encode")
-    return opened(Desk(tmp_path_factory.mktemp("desk"), tiny_root))
+def desk(encoded_root: str, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    return opened(Desk(tmp_path_factory.mktemp("desk"), encoded_root))
 
 
 @pytest.mark.parametrize("command", BRIEF, ids=str)
