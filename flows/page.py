@@ -55,4 +55,6 @@ def _report(report: Artifact, store: Store) -> None:
     tables = tables_for_page(report, store=store)
     create_table_artifact(key="result", table=tables.headline, description="Held-out items, in %")
     create_table_artifact(key="data", table=tables.data, description="What became of the data")
+    told = "Training order: items of an epoch, asked and achieved"
+    create_table_artifact(key="orders", table=tables.orders, description=told)
     create_markdown_artifact(key="report", markdown=tables.markdown, description="The report")

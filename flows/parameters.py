@@ -16,7 +16,8 @@ from schemas.errors import ConfigError
 from schemas.presets import Parameters, resolve
 from schemas.sweep import MOST_RATIO
 from schemas.taxonomy import shipped
-from tasks.ingest.origin import check_sources
+from tasks.balance import check_caps
+from tasks.ingest.origin import check_sources, named
 
 
 def _named(folder: str, *, empty: bool = False) -> Any:
@@ -67,10 +68,12 @@ def check_inputs(config: PipelineConfig) -> None:
     """Look, without reading much, whether all that the run will need from outside is there.
 
     Raises:
-        ConfigError: no such format, mapping or base model.
+        ConfigError: no such format, mapping or base model, or a cap of a source that is none.
         DataError: a file or image folder does not exist.
     """
     check_sources(config.ingest)
+    for order in (config.balance, config.stage2_balance):
+        check_caps(order.source_caps, named(config.ingest))
     base = config.base
     if base.kind == "pretrained" and not Path(base.name).is_dir():
         from model.pretrained import pretrained_identity

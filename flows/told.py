@@ -1,13 +1,16 @@
 """A line for every step that ends: what it was, how long it took, what it counted."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
 
 from schemas.artifact import Artifact
 from schemas.decision import Decision
+
+# Counts that say something where they are zero, too.
+ALWAYS = ("in", "accepted", "rejected", "quarantined", "decoded", "encoded")
 
 
 def told(
@@ -32,10 +35,15 @@ def told(
 
 def _what(result: Any) -> str:
     if isinstance(result, Artifact):
-        return "  ".join(f"{key} {value}" for key, value in result.counts.items())
+        return counted(result.counts)
     if isinstance(result, Decision):
         return in_words(result)
     return f"version {result.version}"
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """An artifact's counts in one line, without zeros that say nothing."""
+    return "  ".join(f"{key} {n}" for key, n in counts.items() if n or key in ALWAYS)
 
 
 def in_words(decision: Decision) -> str:

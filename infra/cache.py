@@ -16,10 +16,12 @@ from schemas.errors import StorageError
 
 log = logging.getLogger(__name__)
 
+INCOMING = ".incoming"
+
 
 def place(folder: str, owner: str) -> Path:
     """Return where the files of one attempt lie: built here, or fetched."""
-    return _root() / folder / owner
+    return home() / folder / owner
 
 
 def empty(folder: Path) -> Path:
@@ -39,7 +41,7 @@ def fetch(files: Files, manifest: Manifest) -> Path:
     Raises:
         DamagedError: what the remote root holds is not what the manifest says.
     """
-    here = Files.at(str(_root()))
+    here = Files.at(str(home()))
     path = f"{manifest.step}/{manifest.fingerprint}/{manifest.attempt}"
     copy = here.folder(path)
     if copy.exists():
@@ -49,7 +51,7 @@ def fetch(files: Files, manifest: Manifest) -> Path:
         except DamagedError as error:
             log.warning("damaged copy: %s; it will be fetched again", error)
             clear(copy)
-    incoming = f".incoming/{uuid.uuid4().hex}"
+    incoming = f"{INCOMING}/{uuid.uuid4().hex}"
     draft = empty(here.folder(incoming))
     try:
         compare(files, attempt(manifest), manifest, deep=False)
@@ -67,5 +69,6 @@ def fetch(files: Files, manifest: Manifest) -> Path:
     return copy
 
 
-def _root() -> Path:
+def home() -> Path:
+    """Return the folder of all local copies."""
     return Path(os.environ.get("PSAVLM_CACHE") or ".psavlm/cache").absolute()

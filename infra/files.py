@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,14 @@ HASHERS = 4
 # s3fs holds files of up to 100 MiB in memory while it sends them: 4 at a time, not 128.
 CARRIERS = 4
 TRIES = 5
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a listing tells: bytes, and the last change in seconds since 1970."""
+
+    bytes: int
+    changed: float
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,28 @@ class Files:
             if name.startswith(base)
         }
 
+    def found(self) -> dict[str, Found]:
+        """List all of the root: path -> Found. Folders of a local root are listed too (0 bytes)."""
+        base = f"{self.root}/"
+        with self._told("list", "all"):
+            listing = self.fs.find(base, detail=True, withdirs=self.local)
+        return {
+            name.removeprefix(base): _as_found(info)
+            for name, info in sorted(listing.items())
+            if name.startswith(base)
+        }
+
+    def folders(self, path: str) -> list[str]:
+        """List the names of the folders directly below a path; none if it is not there."""
+        with self._told("list", path), contextlib.suppress(FileNotFoundError):
+            found = self.fs.ls(f"{self.root}/{path}", detail=True)
+            return sorted(
+                info["name"].rstrip("/").rpartition("/")[2]
+                for info in found
+                if info["type"] == "directory"
+            )
+        return []
+
     def hashes(self, path: str, names: Iterable[str]) -> dict[str, str]:
         """Return name -> sha256 hex of files in a folder, streamed, a few at a time."""
 
@@ -155,6 +186,13 @@ class Files:
                 f"cannot {act} {path} in the store {self.address}: "
                 f"{reason(error, local=self.local)}"
             ) from None
+
+
+def _as_found(info: dict[str, Any]) -> Found:
+    # An object without a time is a bucket's own placeholder: as young as can be.
+    stamp = info.get("LastModified")
+    changed = stamp.timestamp() if stamp else info.get("mtime", time.time())
+    return Found(0 if info["type"] == "directory" else int(info["size"]), changed)
 
 
 def _put_remote(fs: AbstractFileSystem, path: str, data: bytes, *, fresh: bool) -> bool:

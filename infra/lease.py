@@ -92,12 +92,23 @@ def leased(files: Files, folder: str) -> Iterator[tuple[Lease, list[str]]]:
             log.warning("lease not released: %s", error)
 
 
+def living(files: Files, folder: str) -> Lease | None:
+    """Return the lease of a living holder, None if nobody builds; nothing is written."""
+    chain = _chain(files, folder, tidy=False)
+    holder = list(chain.values())[-1] if chain else None
+    return None if holder is None or _over(holder) else holder
+
+
+def _over(holder: Lease) -> bool:
+    return holder.dead() or holder.expires < time.time()
+
+
 def _wait(files: Files, folder: str, *, mine: Lease) -> tuple[str, list[str]]:
     said = ""
     while True:
         chain = _chain(files, folder)
         holder = list(chain.values())[-1] if chain else None
-        if holder is None or holder.dead() or holder.expires < time.time():
+        if holder is None or _over(holder):
             name = f"lease-{holder.owner}.json" if holder else "lease.json"
             if _take(files, folder, name=name, mine=mine):
                 return f"{folder}/{name}", [old.owner for old in chain.values() if old.dead()]
@@ -121,25 +132,26 @@ def _take(files: Files, folder: str, *, name: str, mine: Lease) -> bool:
     return False
 
 
-def _chain(files: Files, folder: str) -> dict[str, Lease]:
+def _chain(files: Files, folder: str, *, tidy: bool = True) -> dict[str, Lease]:
     """Read path -> lease, from the first to the one that holds."""
     chain: dict[str, Lease] = {}
     path = f"{folder}/lease.json"
-    while path not in chain and (lease := _read(files, path)) is not None:
+    while path not in chain and (lease := _read(files, path, tidy=tidy)) is not None:
         chain[path] = lease
         path = f"{folder}/lease-{lease.owner}.json"
     return chain
 
 
-def _read(files: Files, path: str) -> Lease | None:
+def _read(files: Files, path: str, *, tidy: bool) -> Lease | None:
     data = files.read(path)
     if data is None:
         return None
     try:
         return Lease.model_validate_json(data)
     except ValidationError:
-        log.warning("%s is no lease; removed", path)
-        files.remove(path)
+        if tidy:
+            log.warning("%s is no lease; removed", path)
+            files.remove(path)
         return None
 
 

@@ -4,14 +4,11 @@ The store keeps what psavlm makes; this file reads what others made.
 """
 
 import glob
-import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
@@ -20,7 +17,6 @@ from fsspec.spec import AbstractFileSystem
 from infra.faults import reason, troubles
 from schemas.errors import ConfigError, DataError, StorageError
 
-HASH_UP_TO = 64_000_000
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MAX_SHARDS = 100_000
 
@@ -80,12 +76,12 @@ def _braces(uri: str) -> list[str]:
 def _glob(pattern: str) -> list[str]:
     if not is_remote(pattern):
         return glob.glob(pattern, recursive=True)
-    return ["s3://" + key for key in _remote(pattern, "glob")]
+    return ["s3://" + key for key in remote(pattern, "glob")]
 
 
 def exists(uri: str) -> bool:
     """Whether a file or folder lies there."""
-    return bool(_remote(uri, "exists")) if is_remote(uri) else os.path.exists(uri)
+    return bool(remote(uri, "exists")) if is_remote(uri) else os.path.exists(uri)
 
 
 def open_file(uri: str) -> BinaryIO:
@@ -95,7 +91,7 @@ def open_file(uri: str) -> BinaryIO:
         DataError: it is missing, a folder, or may not be read.
     """
     try:
-        return _remote(uri, "open") if is_remote(uri) else open(uri, "rb")
+        return remote(uri, "open") if is_remote(uri) else open(uri, "rb")
     except OSError as error:
         raise DataError(f"{uri!r} cannot be read: {error.strerror or error}") from error
 
@@ -111,7 +107,7 @@ def read_below(folder: str, name: str, *, limit: int) -> bytes:
     if ".." in parts or parts[0] == "" or "://" in name or "\0" in name:
         raise PermissionError(name)
     if is_remote(folder):
-        return _remote(f"{folder.rstrip('/')}/{name}", "cat_file", end=limit + 1)
+        return remote(f"{folder.rstrip('/')}/{name}", "cat_file", end=limit + 1)
     base = os.path.realpath(folder)
     path = os.path.realpath(os.path.join(base, name))
     if os.path.commonpath([base, path]) != base:
@@ -123,53 +119,14 @@ def read_below(folder: str, name: str, *, limit: int) -> bytes:
         return file.read(limit + 1)
 
 
-def identity(uri: str) -> str:
-    """A file's identity by content: sha256, or ETag and size in a bucket."""
-    if is_remote(uri):
-        info = _remote(uri, "info")
-        return f"etag:{info.get('ETag', '')}:{info['size']}"
-    with open_file(uri) as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def check_folder(uri: str) -> None:
     """DataError for a local image folder that does not exist; a bucket has no folders."""
     if not is_remote(uri) and not os.path.isdir(uri):
         raise DataError(f"the image folder {uri!r} does not exist; correct images=")
 
 
-def folder_identity(uri: str) -> str:
-    """One digest over all files below a folder: name with sha256, or with size and mtime.
-
-    Up to 64 MB the contents are hashed; above, size and modification time stand for them, since
-    reading a million images to learn that nothing changed would cost more than the step it saves.
-    """
-    if is_remote(uri):
-        listing = _remote(uri, "find", detail=True)
-        lines = sorted(f"{k}\t{v.get('ETag', '')}\t{v['size']}" for k, v in listing.items())
-        return "etag:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    check_folder(uri)
-    files = sorted(_walk(uri))
-    small = sum(info.st_size for _, info in files) <= HASH_UP_TO
-    lines = [
-        f"{name}\t{identity(os.path.join(uri, name))}"
-        if small
-        else f"{name}\t{info.st_size}\t{info.st_mtime_ns}"
-        for name, info in files
-    ]
-    kind = "sha256" if small else "stat"
-    return f"{kind}:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _walk(folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    for path, _, names in os.walk(folder):
-        for name in names:
-            full = os.path.join(path, name)
-            if os.path.isfile(full):
-                yield Path(full).relative_to(folder).as_posix(), os.stat(full)
-
-
-def _remote(uri: str, method: str, **options: Any) -> Any:
+def remote(uri: str, method: str, **options: Any) -> Any:
+    """Call a method of the bucket's file system; StorageError without credentials in it."""
     files = _bucket(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
     try:
         return getattr(files, method)(uri, **options)

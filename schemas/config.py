@@ -42,8 +42,9 @@ class WorldConfig(Frozen):
 class SourceConfig(Frozen):
     """One data set on disk or in a bucket. `world:` in a URI means the tiny world's folder.
 
-    `labels` names the label mapping, `columns` maps fields (question, answer, image, type, level,
-    label, split, id) to column names for `table`.
+    `format` and `labels` are names or paths of one's own TOML. In table-like formats `columns`
+    maps fields (question, answer, image, type, level, split, id, language, slices.<name>) to
+    column names, `constants` to one value for all rows.
     """
 
     format: str
@@ -53,12 +54,16 @@ class SourceConfig(Frozen):
     split: Literal["train", "calibration", "test"] | None = None
     labels: str = ""
     columns: dict[str, str] = {}
+    constants: dict[str, str] = {}
     licence: str = ""
     limit: Count | None = None
 
 
 class IngestConfig(Frozen):
-    """Sources -> samples. Rows without a split get one by the hash of their image group."""
+    """Sources -> samples. Rows without a split get one by the hash of their image group.
+
+    Images whose perceptual hashes differ in at most `near_duplicate_bits` of 256 are one group.
+    """
 
     sources: tuple[SourceConfig, ...] = ()
     taxonomy: str = "taxonomy"
@@ -66,21 +71,36 @@ class IngestConfig(Frozen):
     test: Fraction = 0.1
     max_image_bytes: Count = 20_000_000
     max_image_pixels: Count = 50_000_000
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=15)] = 15
     seed: int = 0
 
 
 class ValidateConfig(Frozen):
-    """Samples -> labelled: limits and the two policies of what a row may teach."""
+    """Samples -> labelled: limits, and policies for rows that are readable and yet in question.
+
+    `contamination`: training rows whose image or whole content is also a test item of another
+    source. `label_conflict`: rows of one image group whose labels contradict each other.
+    `min_rows_per_type`, `min_rows_per_level`: of the training split; 0 asks for none.
+    """
 
     taxonomy: str = "taxonomy"
+    licences: str = "default"
     max_reject_rate: Fraction = 0.05
+    min_rows_per_type: Annotated[int, Field(ge=0)] = 0
+    min_rows_per_level: Annotated[int, Field(ge=0)] = 0
     type_with_level_zero: Literal["clean_by_level", "reject"] = "clean_by_level"
     unsafe_target: Literal["concept", "reject"] = "concept"
+    contamination: Literal["remove", "refuse"] = "remove"
+    label_conflict: Literal["report", "reject"] = "report"
     refusal_markers: tuple[str, ...] = REFUSAL_MARKERS
 
 
 class BalanceConfig(Frozen):
-    """Labelled -> the training order. `clean_per_unsafe` is the ratio of that order."""
+    """Labelled -> the training order. `clean_per_unsafe` is the ratio of that order.
+
+    `source_caps`: at most so many rows of a source to choose from (0 leaves it out); an item is
+    used at most `max_repeat` times.
+    """
 
     clean_per_unsafe: Ratio = 1.0
     size: Literal["keep_unsafe", "fixed_total"] = "keep_unsafe"
@@ -88,6 +108,7 @@ class BalanceConfig(Frozen):
     with_answers_only: bool = False
     epochs: Count = 8
     max_repeat: Count = 1
+    source_caps: dict[str, Annotated[int, Field(ge=0)]] = {}
     seed: int = 0
 
 
@@ -199,8 +220,27 @@ class ReportConfig(Frozen):
     worst: Count = 12
 
 
+class AuditConfig(Frozen):
+    """A trained head against the labels: which rows it looks at, what it disputes, what is shown.
+
+    `margin`: log-odds, in nats, of the type seen against the type stated, from which a row counts
+    as disputed; 2.3 is ten to one. `images` on the contact sheet, blurred as the report's.
+    """
+
+    taxonomy: str = "taxonomy"
+    splits: Annotated[tuple[Literal["train", "calibration", "test"], ...], Field(min_length=1)] = (
+        "train",
+        "calibration",
+        "test",
+    )
+    margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.3
+    images: Count = 48
+    batch: Count = 256
+    blur: bool | None = None
+
+
 class PipelineConfig(Frozen):
-    """A whole run, from sources to the evaluation; what a preset file holds."""
+    """A whole run, from sources to the evaluation, and its audit; what a preset file holds."""
 
     preset: str
     world: WorldConfig | None = None
@@ -214,4 +254,5 @@ class PipelineConfig(Frozen):
     stage2: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
+    audit: AuditConfig = AuditConfig()
     gate: str = "default"

@@ -1,7 +1,8 @@
 """What a row is: from a reader's RawRecord to the Parquet tables of a snapshot.
 
 A snapshot holds `rows/`, `images/` and `rejects/` (Parquet). The counting unit is one
-question-answer item. Image bytes live once in `images/`, named by their sha256.
+question-answer item. `images/` tells what is known of each image by its sha256; the bytes live once
+in the root, in shards that all snapshots share.
 """
 
 import hashlib
@@ -10,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SPLITS = ("train", "calibration", "test")
 SUPERVISES = ("both", "concept", "evaluation")
 
@@ -31,18 +33,22 @@ ROWS = pa.schema(
         ("language", pa.string()),
         ("licence", pa.string()),
         ("group_id", pa.string()),
+        ("slices", pa.map_(pa.string(), pa.string())),
         ("extra", pa.string()),
     ],
     metadata={"psavlm.rows": str(SCHEMA_VERSION)},
 )
 
+# What is known of an image; its bytes lie in the root's image library (tasks/images.py). The
+# perceptual hash is PDQ's: 256 bits in hexadecimal; below quality 50 it says nothing.
 IMAGES = pa.schema(
     [
         ("image_id", pa.string()),
-        ("bytes", pa.binary()),
         ("format", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("phash", pa.string()),
+        ("phash_quality", pa.int8()),
     ],
     metadata={"psavlm.images": str(SCHEMA_VERSION)},
 )
@@ -78,7 +84,9 @@ class ImageRef:
 class RawRecord:
     """One question-answer item as its source states it; `label` is the source's own word.
 
-    `level` is the source's own level where it has one, else the mapping's default is used.
+    `level` is the source's own level where it has one, else the mapping's default is used; of
+    several labels (`also`) the one with the highest level counts, the others go to `extra`.
+    `slices` are named groups that results are reported for later (region, style, ...).
     `source_key` names file and place, so that a person can find the record again.
     """
 
@@ -87,9 +95,11 @@ class RawRecord:
     images: tuple[ImageRef, ...] = ()
     label: str | None = None
     level: str | None = None
+    also: tuple[str, ...] = ()
     split: str | None = None
     language: str = ""
     licence: str = ""
+    slices: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -100,6 +110,11 @@ class RawReject:
     source_key: str
     reason: str
     detail: str
+
+
+def askable(rows: pa.Table) -> pa.ChunkedArray:
+    """Which rows (with `image_ids`) today's models can take whole: those of one image or none."""
+    return pc.less_equal(pc.list_value_length(rows["image_ids"]), 1)
 
 
 def sample_id(

@@ -1,11 +1,12 @@
 """The taxonomy is data: risk types, levels, and the words that sources use for them, as TOML."""
 
 import tomllib
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError, model_validator
 
@@ -14,6 +15,9 @@ from schemas.explain import did_you_mean, explain
 from schemas.frozen import Frozen
 
 CLEAN = "clean"
+ANY_REST = " / *"
+
+T = TypeVar("T")
 
 
 class RiskType(Frozen):
@@ -67,12 +71,28 @@ class LabelTarget(Frozen):
 
 
 class LabelMapping(Frozen):
-    """A source's vocabulary -> the taxonomy. Every word that occurs must be listed."""
+    """A source's vocabulary -> the taxonomy. Every word that occurs must be listed.
+
+    Words of several columns are joined by " / "; an entry `Safe / *` stands for all words that
+    begin so, unless one is listed itself. Rows whose word is `unplaced` have no type in the
+    taxonomy: they are rejected with the reason given there.
+    """
 
     version: int
     name: str
     labels: dict[str, LabelTarget]
     levels: dict[str, int] = {}
+    unplaced: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _entries_are_plain(self) -> "LabelMapping":
+        """A bare `*` would call every misspelt word something."""
+        wrong = [w for w in (*self.labels, *self.unplaced) if "*" in w.removesuffix(ANY_REST)]
+        twice = sorted(set(self.labels) & set(self.unplaced))
+        if wrong or twice:
+            fault = f"{twice[0]!r} is under both" if twice else f"{wrong[0]!r}: * only after ' / '"
+            raise ValueError(f"labels and unplaced: {fault}")
+        return self
 
 
 def read_toml(name: str, *, folder: str | None, what: str) -> dict[str, Any]:
@@ -139,6 +159,12 @@ def load_mapping(name: str) -> LabelMapping:
         raise ConfigError(f"label mapping {name!r}: {told}") from error
 
 
+def listed(label: str, entries: Mapping[str, T]) -> T | None:
+    """The entry of a word: its own, else the longest `... / *` that the word begins with."""
+    heads = [e for e in entries if e.endswith(ANY_REST) and label.startswith(e[:-1])]
+    return entries.get(label, entries[max(heads, key=len)] if heads else None)
+
+
 def map_label(
     label: str | None, level: str | None, *, mapping: LabelMapping, taxonomy: Taxonomy, where: str
 ) -> tuple[str, int]:
@@ -148,7 +174,7 @@ def map_label(
         DataError: a word that the mapping does not list; it names place and value. A label that
             is missing is unknown too: nothing is guessed to be clean.
     """
-    target = mapping.labels.get(label) if label is not None else None
+    target = listed(label, mapping.labels) if label is not None else None
     if target is None and mapping.name == "canonical" and label in taxonomy.type_ids:
         target = LabelTarget(type=label, level=0 if label == CLEAN else None)
     if target is None:

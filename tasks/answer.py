@@ -60,11 +60,15 @@ def load_guarded(artifact: Artifact) -> tuple["GuardedVlm", str]:
     from model.backbone import Backbone
     from tasks.evaluate.arms import open_guarded
 
-    root = artifact.uri.rsplit("/", 2)[0]
-    store = Store(root)
-    base = open_artifact(f"{root}/{store.manifest(artifact).parents['base']}")
-    backbone = Backbone.load(str(store.local(base) / FOLDER))
+    store = Store(artifact.uri.rsplit("/", 2)[0])
+    backbone = Backbone.load(str(store.local(base_of(artifact)) / FOLDER))
     return open_guarded(store.local(artifact) / FOLDER, backbone)
+
+
+def base_of(artifact: Artifact) -> Artifact:
+    """The base model of a trained stage, which lies in the same root."""
+    root = artifact.uri.rsplit("/", 2)[0]
+    return open_artifact(f"{root}/{Store(root).manifest(artifact).parents['base']}")
 
 
 def in_words(found: "Answer") -> dict[str, Any]:

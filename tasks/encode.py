@@ -1,29 +1,38 @@
-"""Encode: every labelled image through the frozen vision tower, once for all ratios and epochs.
+"""Encode: every labelled image through the frozen vision tower, once for all that share a root.
 
-Features are one array `features.npy` [N, P, V] (bfloat16 as uint16) with `index.parquet` naming
-the image of each row, in order of image id: readable by memory map at a fixed stride.
+An encode artifact names its images and their encoder (`index.parquet`); the features themselves lie
+in the root's feature library: shards of one array `features.npy` [N, P, V] (bfloat16 as uint16),
+readable by memory map at a fixed stride. New images of a later snapshot cost only themselves.
 """
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.parts import parts, read_parts
+from infra.library import INDEX, Library, root_of, vanished
+from infra.parts import read_parts
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import EncodeConfig
-from schemas.errors import DataError
 from schemas.samples import ROWS
 from tasks.base_model import FOLDER, libraries
+from tasks.images import read_images
 from tasks.progress import progress
 
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 1
-FEATURES, INDEX = "features.npy", "index.parquet"
+    from model.backbone import Backbone
+
+VERSION = 2
+FEATURES = "features.npy"
+SHARDS, SHARD_VERSION = "features", 1
+IMAGES_PER_SHARD = 8_192
+ENCODER = b"psavlm.encoder"
 
 
 def encode(
@@ -31,60 +40,88 @@ def encode(
 ) -> Artifact:
     """Features of all images that labelled rows refer to (h_o, METHOD.md section 2).
 
+    Counts: images, how many of these had to be encoded, and the bytes of their features.
+
     Raises:
-        DataError: a row's image is not among the samples.
+        StorageError: a row's image is not in the root's library any more.
     """
+
+    def build(folder: Path) -> dict[str, int]:
+        wanted = _image_ids(store.local(labelled))
+        encoder = store.fingerprint(
+            SHARDS, SHARD_VERSION, config=config, parents={"base": base}, inputs=libraries()
+        )
+        library = Library(store, SHARDS, SHARD_VERSION, encoder=encoder)
+        missing, new_bytes = library.missing(wanted), 0
+        if missing:
+            backbone = _load(store.local(base) / FOLDER)
+            new_bytes = _encode(
+                config, read_images(samples, missing), backbone, library, total=len(missing)
+            )
+        table = pa.table({"image_id": wanted}).replace_schema_metadata({ENCODER: encoder})
+        pq.write_table(table, folder / INDEX)
+        return {"images": len(wanted), "encoded": len(missing), "new_bytes": new_bytes}
+
     return store.artifact(
         "encode",
         VERSION,
         config=config,
         parents={"labelled": labelled, "base": base},
         inputs=libraries(),
-        build=lambda folder: _encode(
-            config, store.local(labelled), store.local(samples), store.local(base) / FOLDER, folder
-        ),
+        build=build,
     )
 
 
-def _encode(
-    config: EncodeConfig, labelled: Path, samples: Path, base: Path, folder: Path
-) -> dict[str, int]:
-    import numpy as np
-    import pyarrow as pa
+def _load(base: Path) -> "Backbone":
     import torch
 
     from model.backbone import Backbone
 
-    wanted = _image_ids(labelled)
     backbone = Backbone.load(str(base))
     backbone.freeze()
     if torch.cuda.is_available():
         backbone.to("cuda")
-    rows: np.ndarray | None = None
-    place = {image_id: i for i, image_id in enumerate(wanted)}
-    missing = set(wanted)
-    with progress("encode", len(wanted)) as tick, torch.no_grad():
-        for ids, images in _batches(samples / "images", place, config.batch):
-            block = _as_stored(backbone.encode_images(images), config.dtype)
-            if rows is None:
-                shape = (len(wanted), *block.shape[1:])
-                rows = np.lib.format.open_memmap(
-                    folder / FEATURES, mode="w+", dtype=block.dtype, shape=shape
-                )
-            rows[[place[i] for i in ids]] = block
-            missing.difference_update(ids)
-            tick(len(wanted) - len(missing), "images")
-    if missing:  # their rows would be zeros, which look like features
-        raise DataError(
-            f"{len(missing)} images of the labelled rows are not among the samples, such as "
-            f"{min(missing)}: give the samples that these rows were validated from"
-        )
-    if rows is None:
-        np.save(folder / FEATURES, np.zeros((0, 0, 0), dtype=np.float32))
-    else:
-        rows.flush()
-    pq.write_table(pa.table({"image_id": wanted}), folder / INDEX)
-    return {"images": len(wanted)}
+    return backbone
+
+
+def _encode(
+    config: EncodeConfig,
+    images: Iterator[tuple[str, bytes]],
+    backbone: "Backbone",
+    library: Library,
+    *,
+    total: int,
+) -> int:
+    """Batch by batch into shards; a shard that is written is never encoded again. Bytes made."""
+    import numpy as np
+    import torch
+
+    ids: list[str] = []
+    blocks: list[np.ndarray] = []
+    done = size = 0
+    with progress("encode", total) as tick, torch.no_grad():
+        for names, pictures in _batches(images, config.batch):
+            # Always a full batch: an image's features must not depend on how many came along.
+            full = pictures + pictures[-1:] * (config.batch - len(pictures))
+            blocks.append(_as_stored(backbone.encode_images(full), config.dtype)[: len(names)])
+            ids += names
+            done += len(names)
+            size += blocks[-1].nbytes
+            tick(done, "images")
+            if len(ids) >= IMAGES_PER_SHARD:
+                _keep(library, ids, np.concatenate(blocks))
+                ids, blocks = [], []
+    if ids:
+        _keep(library, ids, np.concatenate(blocks))
+    return size
+
+
+def _keep(library: Library, ids: list[str], rows: "np.ndarray") -> None:
+    import numpy as np
+
+    order = np.argsort(ids)
+    index = pa.table({"image_id": [ids[i] for i in order]})
+    library.add(index, lambda folder: np.save(folder / FEATURES, rows[order]))
 
 
 def _image_ids(labelled: Path) -> list[str]:
@@ -93,23 +130,21 @@ def _image_ids(labelled: Path) -> list[str]:
 
 
 def _batches(
-    images: Path, wanted: dict[str, int], size: int
+    images: Iterator[tuple[str, bytes]], size: int
 ) -> Iterator[tuple[list[str], list[Any]]]:
-    """Decoded images (PIL, RGB) in batches; only those that are wanted."""
-    import io
-
+    """Decoded images (PIL, RGB) in batches."""
     from PIL import Image
 
-    files = (pq.ParquetFile(part) for part in parts(images))
-    batches = (b for f in files for b in f.iter_batches(size, columns=["image_id", "bytes"]))
-    for batch in batches:
-        ids, decoded = [], []
-        for image_id, data in zip(batch["image_id"], batch["bytes"], strict=True):
-            if image_id.as_py() in wanted:
-                ids.append(image_id.as_py())
-                decoded.append(Image.open(io.BytesIO(data.as_py())).convert("RGB"))
-        if ids:
+    ids: list[str] = []
+    decoded: list[Any] = []
+    for image_id, data in images:
+        ids.append(image_id)
+        decoded.append(Image.open(io.BytesIO(data)).convert("RGB"))
+        if len(ids) == size:
             yield ids, decoded
+            ids, decoded = [], []
+    if ids:
+        yield ids, decoded
 
 
 def _as_stored(features: Any, dtype: str) -> "np.ndarray":
@@ -120,18 +155,37 @@ def _as_stored(features: Any, dtype: str) -> "np.ndarray":
 
 
 class FeatureCache:
-    """The features of an encode artifact by image id, memory-mapped."""
+    """The features of an encode artifact by image id, memory-mapped.
 
-    def __init__(self, folder: Path) -> None:
+    Raises:
+        StorageError: features are in no shard of the artifact's root; it is then taken out of use,
+            so that the next run encodes them again.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
         import numpy as np
 
-        self.rows = np.load(folder / FEATURES, mmap_mode="r")
-        ids = pq.read_table(folder / INDEX)["image_id"].to_pylist()
-        self.place = {image_id: i for i, image_id in enumerate(ids)}
+        root = root_of(artifact)
+        named = pq.read_table(root.local(artifact) / INDEX)
+        encoder = named.schema.metadata[ENCODER].decode()
+        self.library = Library(root, SHARDS, SHARD_VERSION, encoder=encoder)
+        ids = named["image_id"].to_pylist()
+        if missing := self.library.missing(ids):
+            raise vanished(artifact, what=f"the features of {len(missing)} images are gone")
+        self.arrays = {
+            number: np.load(self.library.folder(number) / FEATURES, mmap_mode="r")
+            for number in self.library.spread(ids)
+        }
 
-    def batch(self, image_ids: list[str]) -> Any:
+    def batch(self, image_ids: Sequence[str]) -> Any:
         """A tensor [B, P, V] float32 of these images."""
+        import numpy as np
         import torch
 
-        block = torch.from_numpy(self.rows[[self.place[i] for i in image_ids]])
-        return block.view(torch.bfloat16).float() if block.dtype == torch.uint16 else block
+        within = self.library.rows_within(image_ids)
+        some = next(iter(self.arrays.values()))
+        block = np.empty((len(image_ids), *some.shape[1:]), dtype=some.dtype)
+        for number, positions in self.library.spread(image_ids).items():
+            block[positions] = self.arrays[number][within[positions]]
+        found = torch.from_numpy(block)
+        return found.view(torch.bfloat16).float() if found.dtype == torch.uint16 else found

@@ -15,6 +15,7 @@ from flows.plan import planned
 from infra.servers.ports import spare_port
 from schemas.taxonomy import load_mapping
 from tests.documents import HOME, Command
+from tests.shelf import LIBRARIES
 
 # What the tests set for themselves, and no reader has.
 OURS = ("PREFECT_", "PSAVLM_", "RAY_", "MLFLOW_", "OMP_")
@@ -94,6 +95,9 @@ class Desk:
                 (environment / part.name).symlink_to(part)
         # Newer than the clone: `make` must not install the clone into the environment of the tests.
         (environment / INSTALLED).touch()
+        for name in LIBRARIES:
+            shutil.copytree(f"{self.store}/{name}", self.here / ".psavlm/store" / name,
+                            copy_function=_link, dirs_exist_ok=True)  # fmt: skip
         for step in planned(configured({"preset": "tiny"}), root=self.store).steps:
             target = self.here / ".psavlm/store" / Path(step.uri).relative_to(self.store)
             if step.reused and not target.exists():

@@ -34,6 +34,7 @@ from tasks.encode import FeatureCache
 from tasks.evaluate import evaluate
 from tasks.promote import PromoteInputs
 from tasks.train.data import Item, calibration_items, to_items
+from tests.shelf import LIBRARIES
 
 TAXONOMY = load_taxonomy()
 EVALUATE = EvaluateConfig(max_new_tokens=24, bootstrap=50)
@@ -98,7 +99,7 @@ class Bench:
 def bench(root: str, tiny_root: str, *, train: Callable | None = None) -> Bench:
     """A root of its own with links to the tiny world's artifacts, some items, a trained model."""
     up_to(_line(tiny_root), "encode")
-    for step in ("tiny_world", "ingest", "validate", "base_model", "encode"):
+    for step in (*LIBRARIES, "tiny_world", "ingest", "validate", "base_model", "encode"):
         if not (Path(root) / step).exists():
             shutil.copytree(Path(tiny_root) / step, Path(root) / step, copy_function=os.link)
     store, made = Store(root), up_to(_line(root), "encode")
@@ -153,7 +154,7 @@ def _train(store: Store, made: dict[str, Artifact], folder: Path) -> dict[str, i
     names = freeze_for(model, Stage.CONCEPTS, "concept")
     part = PartConfig(steps=STEPS, global_batch=BATCH, lr=2e-3, warmup_steps=20)
     optimizer = new_optimizer([model.get_parameter(name) for name in names], part)
-    labelled, cache = store.local(made["validate"]), FeatureCache(store.local(made["encode"]))
+    labelled, cache = store.local(made["validate"]), FeatureCache(made["encode"])
     items, rng = _items(labelled, "train"), np.random.default_rng(0)
     model.train()
     for step in range(STEPS):

@@ -23,7 +23,7 @@ from model.psavlm import PsaVlm
 from model.tiny_llava import new_llava, new_processor, new_tokenizer
 from schemas.artifact import Artifact
 from schemas.config import BalanceConfig, BaseConfig, EncodeConfig, EvaluateConfig, MethodConfig
-from schemas.samples import IMAGES, REJECTS, ROWS
+from schemas.samples import REJECTS, ROWS
 from schemas.taxonomy import load_taxonomy
 from tasks.balance import balance
 from tasks.encode import encode
@@ -32,6 +32,7 @@ from tasks.evaluate.step import ITEMS, REPORT
 from tasks.report import ReportInputs
 from tasks.train.job import CURVE
 from tasks.validate.step import QUARANTINE
+from tests.shelf import keep_images
 
 TAXONOMY = load_taxonomy()
 METHOD = MethodConfig(tokens=4, attention_heads=4, lora_rank=4)
@@ -67,6 +68,7 @@ def row(number: int, split: str, risk_type: str, level: int) -> dict:
         "language": "",
         "licence": "",
         "group_id": image_id(number),
+        "slices": [],
         "extra": "{}",
     }
 
@@ -127,13 +129,8 @@ def small_run(root: Path) -> ReportInputs:
         refused = [("signs", "a:1", "image_missing", "x"), ("signs", "a:2", "image_missing", "y")]
         rejects = [dict(zip(names, r, strict=True)) for r in refused]
         write_parts(pa.Table.from_pylist(rejects, REJECTS), folder / "rejects")
-        images = [
-            {"image_id": image_id(n), "bytes": picture(n), "format": "PNG", "width": 64,
-             "height": 64} for n in range(70)
-        ]  # fmt: skip
-        (folder / "images").mkdir()
-        table = pa.Table.from_pylist(images, IMAGES)
-        pq.write_table(table, folder / "images/part-00000.parquet", row_group_size=16)
+        images = keep_images(store, {image_id(n): picture(n) for n in range(70)})
+        write_parts(images, folder / "images")
         return {"in": 60, "accepted": 58, "rejected": 2, "images": 70}
 
     def labelled(folder: Path) -> dict[str, int]:
@@ -142,7 +139,12 @@ def small_run(root: Path) -> ReportInputs:
         bad = {"sample_id": "q", "source": "signs", "source_key": "b:1", "detail": "z"}
         bad["reason"] = "empty_question"
         write_parts(pa.Table.from_pylist([bad], QUARANTINE), folder / "quarantine")
-        return {"in": 59, "accepted": 58, "quarantined": 1}
+        names = ("licence", "source", "rows", "images", "named", "non_commercial")
+        found = [("", "signs", 18, 18, False, False), ("CC-BY-NC-4.0", "signs", 40, 40, True, True)]
+        licences = [dict(zip(names, one, strict=True)) for one in found]
+        (folder / "verdict.json").write_text(json.dumps({"licences": licences}))
+        taught = {"supervises_both": 42, "supervises_concept": 0, "supervises_evaluation": 16}
+        return {"in": 59, "accepted": 58, "quarantined": 1, **taught, "conflicts": 3}
 
     config = {"sources": [source], "seed": 0}
     made = {"samples": store.artifact("ingest", 1, config=config, build=samples)}

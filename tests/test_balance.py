@@ -14,7 +14,18 @@ from infra.store import Store
 from schemas.config import BalanceConfig
 from schemas.errors import ConfigError, DataError
 from schemas.samples import ROWS
-from tasks.balance import VERSION, apportion, balance, build_balanced, hash_keys, plan_order
+from tasks.balance import (
+    VERSION,
+    apportion,
+    balance,
+    build_balanced,
+    common_total,
+    hash_keys,
+    plan_order,
+    read_ratios,
+    sides,
+)
+from tasks.balance.pool import read_pool
 
 
 def row(name: str, **changes) -> dict:
@@ -32,6 +43,7 @@ def row(name: str, **changes) -> dict:
         "language": "",
         "licence": "",
         "group_id": own,
+        "slices": [("region", "north")],
         "extra": "{}",
         **changes,
     }
@@ -94,6 +106,32 @@ def test_every_batch_and_epoch_holds_the_ratio_to_within_one_item(clean, unsafe)
             starts = np.arange(0, len(plan) - size + 1)  # any window, not the first batch's alone
             found = upto[starts + size] - upto[starts]
             assert (np.abs(found - size * risky / total) < 1).all()
+
+
+# The exact-ratio table: batch sizes of one worker x workers, an epoch of a million rows.
+MILLION, BATCHES, WORLDS = 1_000_000, (7, 32, 256), (1, 2, 4)
+
+
+@pytest.fixture(scope="module")
+def million_keys() -> np.ndarray:
+    return hash_keys(map(str, range(MILLION)), seed=0)
+
+
+@pytest.mark.parametrize(("clean", "unsafe"), RATIOS)
+def test_a_million_rows_hold_the_ratio_in_every_global_batch_and_epoch(clean, unsafe, million_keys):
+    risky, benign = sides(MILLION, clean / unsafe)
+    share = unsafe / (clean + unsafe)  # as asked: the plan's own share may be off by rounding
+    assert abs(risky - MILLION * share) <= 1 and benign == MILLION - risky
+    rows = np.arange(MILLION, dtype=np.int32)
+    plan = plan_order(rows, million_keys, unsafe=rows < risky, epochs=2)
+    upto = np.concatenate([[0], np.cumsum(plan < risky)])
+    epochs = np.diff(upto[[0, MILLION, 2 * MILLION]])
+    assert epochs.tolist() == [risky, risky]
+    for size in {batch * world for batch in BATCHES for world in WORLDS}:
+        # Whole batches one after another, also those that lie across the end of an epoch.
+        found = np.diff(upto[: len(plan) // size * size + 1 : size])
+        assert np.abs(found - size * share).max() <= 1
+        assert len(found) == 2 * MILLION // size
 
 
 def test_the_order_follows_ids_and_seed_and_not_the_order_of_rows():
@@ -208,6 +246,159 @@ def test_repeats_are_made_only_when_asked_for_and_evenly(tmp_path):
     assert len(set(clean[:12])) < 12  # copies are shuffled, not one pass after another
 
 
+@pytest.mark.parametrize(("clean", "unsafe"), RATIOS)
+def test_the_ratio_holds_from_parquet_to_parquet(many, tmp_path, clean, unsafe):
+    config = BalanceConfig(
+        clean_per_unsafe=clean / unsafe, size="fixed_total", total=2_000, epochs=3
+    )
+    build_balanced(tmp_path, config, many)
+    levels = np.asarray(read_parts(tmp_path / "rows", ROWS, columns=["risk_level"])["risk_level"])
+    plan = pq.read_table(tmp_path / "plan.parquet")["row"].to_numpy()
+    risky, benign = sides(2_000, clean / unsafe)
+    told = read_ratios(tmp_path)
+    assert {(e.unsafe, e.clean) for e in told.epochs} == {(risky, benign)}
+    assert [e.epoch for e in told.epochs] == [1, 2, 3]
+    for size in (7, 32, 256):
+        found = (levels[plan] > 0)[: len(plan) // size * size].reshape(-1, size).sum(1)
+        assert np.abs(found - size * unsafe / (clean + unsafe)).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """2000 unsafe and 2000 clean rows in three parts."""
+    return labelled(tmp_path_factory.mktemp("many") / "labelled", rows(2_000, 2_000), parts=3)
+
+
+# --- caps ---
+
+
+def sources(plan: list[dict]) -> dict[str, int]:
+    """Different rows of each source."""
+    names = [source for source, _ in {(r["source"], r["sample_id"]) for r in plan}]
+    return {name: names.count(name) for name in sorted(set(names))}
+
+
+def test_a_cap_leaves_at_most_so_many_items_of_a_source_and_nothing_of_others_changes(tmp_path):
+    content = rows(40, 400)
+    settings = {"clean_per_unsafe": 4, "epochs": 2}
+    _, free = built(tmp_path / "free", content, **settings)
+    assert sources(free) == {"large": 120, "s": 40, "small": 40}
+    counts, plan = built(tmp_path / "capped", content, source_caps={"large": 70}, **settings)
+    assert sources(plan) == {"large": 66, "s": 40, "small": 94}  # of 70 and of 100: 7 to 10
+    assert counts == {"in": 440, "unsafe": 40, "clean": 160, "rows": 200, "positions": 400}
+    _, wide = built(tmp_path / "wide", content, source_caps={"large": 301}, **settings)
+    assert wide == free
+
+
+def test_a_higher_cap_keeps_what_a_lower_one_keeps_and_zero_leaves_a_source_out(tmp_path):
+    content, taken = rows(40, 400), []
+    for cap in (0, 1, 10, 99, 300):
+        settings = {"source_caps": {"large": cap}, "size": "fixed_total", "total": 1}
+        settings |= {"clean_per_unsafe": 0}
+        source = labelled(tmp_path / f"in{cap}", content)
+        pool = read_pool(source, BalanceConfig(**settings)).capped({"large": cap})
+        large = [pool.strata[number].source == "large" for number in pool.stratum]
+        taken.append(set(pool.place[large].tolist()))
+    assert [len(t) for t in taken] == [0, 1, 10, 99, 300]
+    assert all(small < large for small, large in zip(taken, taken[1:], strict=False))
+
+
+def test_a_capped_source_keeps_the_proportions_of_its_own_types_and_levels(tmp_path):
+    content = rows(60, 0) + [row(f"c{i}", source="s") for i in range(60)]
+    _, plan = built(tmp_path, content, source_caps={"s": 40}, epochs=1)
+    kinds = [(r["risk_type"], r["risk_level"]) for r in plan]
+    # 120 rows: a third of each stratum, 20 unsafe ones and the 20 clean ones that go with them.
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        ("fairness", 1): 3, ("fairness", 2): 3, ("privacy", 1): 7, ("privacy", 2): 7,
+        ("clean", 0): 20,
+    }  # fmt: skip
+
+
+def test_with_a_cap_the_unsafe_rows_of_an_epoch_are_those_that_it_leaves(tmp_path):
+    counts, _ = built(tmp_path, rows(40, 400), source_caps={"s": 10}, clean_per_unsafe=3)
+    assert (counts["unsafe"], counts["clean"]) == (10, 30)
+
+
+def test_copies_come_on_top_of_a_cap(tmp_path):
+    _, plan = built(
+        tmp_path, rows(20, 40), source_caps={"large": 5, "small": 5}, max_repeat=2, epochs=1
+    )
+    clean = [r["source_key"] for r in plan if r["risk_level"] == 0]
+    assert (len(clean), len(set(clean))) == (20, 10)
+    told = read_ratios(tmp_path / "out")
+    assert (told.rows, told.most_uses, told.max_repeat) == (30, 2, 2)
+
+
+def test_an_unknown_source_of_a_cap_names_the_known_and_one_of_test_rows_alone_is_fine(tmp_path):
+    content = [*rows(9, 9), row("t", source="held-out", split="test")]
+    with pytest.raises(
+        ConfigError, match="'larg'.*did you mean 'large'.*held-out, large, s, small"
+    ):
+        built(tmp_path / "a", content, source_caps={"larg": 5})
+    _, plan = built(tmp_path / "b", content, source_caps={"held-out": 5}, epochs=1)
+    assert len(plan) == 18
+
+
+def test_without_any_training_row_a_cap_changes_nothing_about_the_message(tmp_path):
+    content = [row(f"t{i}", split="test") for i in range(3)]
+    with pytest.raises(DataError, match="no unsafe row after source_caps in the training split"):
+        built(tmp_path, content, source_caps={"s": 1})
+
+
+def test_a_sweeps_common_total_knows_the_caps(tmp_path):
+    store = Store(str(tmp_path / "store"))
+
+    def fill(folder: Path) -> dict[str, int]:
+        labelled(folder, rows(40, 400))
+        return {}
+
+    parent = store.artifact("validate", 1, config={}, build=fill)
+    caps = {"large": 30, "small": 10}
+    free, tight = (
+        [BalanceConfig(clean_per_unsafe=r, source_caps=c) for r in (0.5, 4)] for c in ({}, caps)
+    )
+    assert common_total(free, parent, store=store) == 60
+    total = common_total(tight, parent, store=store)
+    assert total == 50  # 10 unsafe and the 40 clean ones that the caps leave
+    for config in tight:
+        whole = {"size": "fixed_total", "total": total}
+        balance(config.model_validate({**dict(config), **whole}), parent, store=store)
+        one_more = config.model_validate({**dict(config), **whole, "total": total + 1})
+        if config.clean_per_unsafe == 4:
+            with pytest.raises(DataError, match="has 40 after source_caps"):
+                balance(one_more, parent, store=store)
+    none = [BalanceConfig(clean_per_unsafe=4, source_caps={"s": 0})]
+    with pytest.raises(DataError, match="400 clean rows before source_caps"):
+        common_total(none, parent, store=store)
+
+
+# --- asked and achieved ---
+
+
+def test_ratios_tell_asked_and_achieved_per_epoch_type_level_and_source(tmp_path):
+    _, plan = built(
+        tmp_path, rows(40, 400), clean_per_unsafe=2.5, source_caps={"large": 75}, epochs=2
+    )
+    told = read_ratios(tmp_path / "out")
+    assert (told.clean_per_unsafe, told.size, told.total) == (2.5, "keep_unsafe", None)
+    assert told.source_caps == {"large": 75}
+    assert [(e.epoch, e.unsafe, e.clean) for e in told.epochs] == [(1, 40, 100), (2, 40, 100)]
+    clean = [s for s in told.sources if s.name in ("large", "small")]
+    assert [(s.there, s.pool, s.asked) for s in clean] == [(300, 75, 42.86), (100, 100, 57.14)]
+    for name, field in (("types", "risk_type"), ("levels", "risk_level"), ("sources", "source")):
+        shares = {share.name: share for share in getattr(told, name)}
+        assert sum(share.asked for share in shares.values()) == pytest.approx(140, abs=0.05)
+        for epoch in (plan[:140], plan[140:]):
+            assert shares.keys() == {str(r[field]) for r in epoch}
+            for share in shares.values():
+                own = [r["risk_level"] > 0 for r in epoch if str(r[field]) == share.name]
+                assert (share.unsafe, share.clean) == (sum(own), len(own) - sum(own))
+                # A sum of up to four strata, each of which is rounded.
+                assert abs(share.asked - len(own)) < 2
+    assert [share.name for share in told.types] == ["fairness", "privacy", "clean"]
+    assert [share.name for share in told.levels] == ["0", "1", "2"]
+
+
 @pytest.mark.parametrize(
     ("unsafe", "clean", "settings", "words"),
     [
@@ -218,6 +409,8 @@ def test_repeats_are_made_only_when_asked_for_and_evenly(tmp_path):
         (9, 9, {"clean_per_unsafe": 5}, "has 9 (smallest strata, type/level/source: clean/0/small"),
         (9, 9, {"clean_per_unsafe": 5, "max_repeat": 4}, "raise max_repeat to 5"),
         (9, 90, {"size": "fixed_total", "total": 40}, "20 unsafe items asked for"),
+        (9, 90, {"source_caps": {"s": 0}}, "no unsafe row after source_caps in the training split"),
+        (9, 90, {"source_caps": {"large": 3, "small": 3}}, "has 6 after source_caps (smallest"),
         (9, 90, {"size": "fixed_total", "total": 2, "clean_per_unsafe": 9}, "has no unsafe item"),
     ],
 )
@@ -252,10 +445,11 @@ def test_the_step_is_reused_and_its_settings_must_fit(tmp_path):
 
 
 # If this changes, raise VERSION in tasks/balance/step.py: old artifacts are then not reused.
-GOLDEN = (1, "1b92be58ba4177e2c7cd10edbe60a87845cdd7f18759db30349a1932265357c6")
+# Version 2 added ratios.json; the plan is version 1's.
+GOLDEN = (2, "4c8e4bbcc0587ff654034073bfdc3efb7fe1d39a6487f078a20a04cce3a025d0")
 
 
 def test_the_same_input_gives_the_same_plan_for_one_version(tmp_path):
     _, plan = built(tmp_path, rows(30, 40), clean_per_unsafe=1.5, max_repeat=2, epochs=3)
-    content = json.dumps(plan, sort_keys=True)
+    content = json.dumps([r["source_key"] for r in plan])
     assert (VERSION, hashlib.sha256(content.encode()).hexdigest()) == GOLDEN

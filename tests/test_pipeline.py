@@ -15,11 +15,12 @@ import pytest
 from flows.line import pipeline, plainly, up_to
 from infra.store import Store, open_artifact
 from schemas.presets import Parameters, resolve
+from tests.shelf import LIBRARIES
 from tests.tiny_bars import missed
 
 # The first test may wait for another module's cluster to be gone.
 pytestmark = pytest.mark.timeout(900)
-DATA = ("tiny_world", "ingest", "validate", "balance", "base_model", "encode")
+DATA = (*LIBRARIES, "tiny_world", "ingest", "validate", "balance", "base_model", "encode")
 PSAVLM = str(Path(sys.executable).parent / "psavlm")
 
 

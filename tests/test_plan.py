@@ -36,7 +36,7 @@ clean_test = 24
 near_miss_test = 4
 second_style = 8
 """
-REAL = ("tiny_world", "ingest", "validate", "balance")
+REAL = ("images", "tiny_world", "ingest", "validate", "balance")
 COUNTS = {"encode": {"images": 180}, "evaluate": {"items": 90}}
 WEIGHTS = 1000
 LINE = [
@@ -235,6 +235,13 @@ def test_a_ratio_that_cannot_be_drawn_is_told_before_the_run(done, root, preset,
     assert f"clean rows, and there are {there}" in told["balance"].problem
 
 
+def test_with_a_cap_the_rows_of_an_order_are_at_most_so_many(done, root, preset, tmp_path):
+    caps = own(preset, tmp_path, "[balance.source_caps]\nsigns = 10\n")
+    told = steps(plan(root, preset=caps, clean_per_unsafe=50.0))["balance"]
+    assert (told.rows, told.rows_at_most) == (51 * done["validate"].counts["train_unsafe"], True)
+    assert told.problem == ""
+
+
 # --- time and room ---
 
 
@@ -341,7 +348,7 @@ def test_the_table_tells_each_step_and_the_totals(root, preset):
 def test_it_takes_the_options_of_a_run():
     commands = application().registered_commands
     options = {c.name: set(signature(c.callback).parameters) for c in commands if c.callback}
-    assert options["plan"] == options["run"]
+    assert options["plan"] == options["run"] | {"recipe", "context"}
 
 
 @pytest.mark.parametrize(
@@ -360,6 +367,16 @@ def test_what_a_run_would_refuse_is_refused(asked, words, tmp_path):
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cap_of_a_source_that_the_run_has_not_is_refused_before_it_reads(preset, tmp_path):
+    capped = own(preset, tmp_path, "[balance.source_caps]\nsgins = 10\n")
+    asked = ["plan", "--preset", capped, "--root", str(tmp_path / "store")]
+    error = CliRunner().invoke(application(), asked).exception
+    assert isinstance(error, ConfigError)
+    assert "source_caps names 'sgins', which is none of the sources; did you mean 'signs'" in str(
+        error
+    )
 
 
 LIGHT = """

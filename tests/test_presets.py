@@ -109,7 +109,7 @@ def test_own_sources_replace_the_presets_and_drop_the_world():
     assert config.ingest.sources == (MINE,)
     assert config.world is None
     changed = {place.partition(".")[0] for place in differences(config, made())}
-    assert changed == {"ingest", "world", "report"}
+    assert changed == {"ingest", "world", "report", "audit"}
 
 
 @pytest.mark.parametrize("place", ["uri", "images"])
@@ -213,11 +213,16 @@ def test_parameters_from_outside_are_checked_in_one_line():
     assert Parameters.checked({"seed": 3}) == Parameters(seed=3)
 
 
-def test_only_the_tiny_world_alone_is_shown_sharp(tmp_path):
+@pytest.mark.parametrize("step", ["report", "audit"])
+def test_only_the_tiny_world_alone_is_shown_sharp(tmp_path, step):
     mine = {"format": "table", "uri": "my.csv"}
     world = {"format": "llava", "uri": "world:llava/train.json", "images": "world:llava/images"}
-    assert made().report.blur is False
-    assert made(sources=(mine,)).report.blur is True
-    assert made(sources=(mine, world)).report.blur is True
-    asked = own(tmp_path, 'extends = "tiny"\n[report]\nblur = false\n')
-    assert made(preset=asked, sources=(mine,)).report.blur is False
+
+    def blur(**parameters) -> bool:
+        return getattr(made(**parameters), step).blur
+
+    assert blur() is False
+    assert blur(sources=(mine,)) is True
+    assert blur(sources=(mine, world)) is True
+    asked = own(tmp_path, f'extends = "tiny"\n[{step}]\nblur = false\n')
+    assert blur(preset=asked, sources=(mine,)) is False

@@ -11,6 +11,7 @@ import pytest
 
 from tests.benchmarks.record import record
 from tests.s3_server import BUCKET, s3_server
+from tests.shelf import LIBRARIES
 from tests.tiny_bars import missed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -101,7 +102,8 @@ def _copy_to_bucket(tiny_root: str, settings: dict[str, str]) -> None:
         endpoint_url=settings["AWS_ENDPOINT_URL"],
         skip_instance_cache=True,
     )
-    for step in ("tiny_world", "ingest", "validate", "balance", "base_model", "encode"):
+    steps = ("tiny_world", "ingest", "validate", "balance", "base_model", "encode")
+    for step in (*LIBRARIES, *steps):
         bucket.put(f"{tiny_root}/{step}", f"{BUCKET}/team/{step}", recursive=True)
 
 

@@ -21,14 +21,34 @@ from flows.cli.main import application
 from flows.line import STEPS, pipeline, up_to
 from flows.outcome import Outcome
 from schemas.artifact import Artifact, FileEntry, Manifest
-from schemas.config import MethodConfig, PipelineConfig, SourceConfig, ValidateConfig
+from schemas.audit import DISPUTED, AuditReport, SourceAudit
+from schemas.config import (
+    BalanceConfig,
+    MethodConfig,
+    PipelineConfig,
+    SourceConfig,
+    ValidateConfig,
+)
 from schemas.decision import Decision, Version
 from schemas.errors import PsavlmError
+from schemas.formats import Format
 from schemas.plan import Plan
 from schemas.presets import Parameters, resolve
+from schemas.ratios import EpochRatio, Ratios, Share
+from schemas.recipe import (
+    Access,
+    Recipe,
+    RecipeLine,
+    RecipePart,
+    RecipePlan,
+    RecipeSet,
+    RecipeTotal,
+    RecipeType,
+    Status,
+)
 from schemas.report import METRICS, ArmReport, Metric
 from schemas.samples import IMAGES, REJECTS, ROWS
-from schemas.taxonomy import load_taxonomy, shipped
+from schemas.taxonomy import LabelMapping, load_taxonomy, shipped
 from tasks.sources import READERS
 from tasks.sources.fields import FIELDS
 from tasks.validate.rules import rules
@@ -46,12 +66,14 @@ STEP_OPTIONS = {
 }  # fmt: skip
 OPTIONS = {
     "run": STEP_OPTIONS | {"--until", "--promote"},
-    "plan": STEP_OPTIONS | {"--until", "--promote"},
+    "plan": STEP_OPTIONS | {"--until", "--promote", "--recipe"},
     "sweep": STEP_OPTIONS - {"--clean-per-unsafe", "--seed"}
     | {"--ratios", "--seeds", "--total", "--false-positive-rate", "--promote"},
     **{name: STEP_OPTIONS for name in COMMAND_STEPS},
     **{name: {"--json"} for name in ("up", "down", "status")},
     "doctor": {"--root", "--json"},
+    "sources": {"--json"},
+    "audit": STEP_OPTIONS | {"--model", "--artifact", "--split", "--margin", "--images", "--blur"},
     "answer": {"question", "--model", "--artifact", "--image", "--max-new-tokens", "--json"},
     "explain": {"question", "--model", "--artifact", "--image", "--out", "--json"},
     "promote": STEP_OPTIONS | {"--dry-run", "--again"},
@@ -98,12 +120,13 @@ EXIT_CODES = {
 }
 INGEST_REASONS = {
     "bad_row", "bad_value", "empty_answer", "image_missing", "image_too_big",
-    "image_too_many_pixels", "image_unreadable", "missing_key", "not_an_object",
+    "image_too_many_pixels", "image_unreadable", "label_without_type", "missing_key",
+    "not_an_object",
     "path_outside_folder", "remote_image", "turns_out_of_order",
 }  # fmt: skip
 VALIDATE_REASONS = {
-    "clean_with_level", "duplicate_sample", "empty_answer", "empty_question",
-    "image_in_two_splits", "level_out_of_range", "missing_value", "several_images",
+    "clean_with_level", "contamination", "duplicate_sample", "empty_answer", "empty_question",
+    "image_in_two_splits", "label_conflict", "level_out_of_range", "missing_value",
     "type_not_in_taxonomy", "type_with_level_zero", "unknown_split", "unknown_supervises",
     "unsafe_target",
 }  # fmt: skip
@@ -121,14 +144,45 @@ RECORDS = {
     ],
     Version: ["version", "fingerprint", "uri", "step", "root", "run", "created", "aliases"],
     Plan: ["preset", "root", "steps", "totals", "gate", "free_bytes"],
+    Ratios: [
+        "clean_per_unsafe", "size", "total", "max_repeat", "source_caps", "rows", "most_uses",
+        "epochs", "types", "levels", "sources",
+    ],
+    EpochRatio: ["epoch", "unsafe", "clean"],
+    Share: ["name", "there", "pool", "asked", "unsafe", "clean"],
+    BalanceConfig: [
+        "clean_per_unsafe", "size", "total", "with_answers_only", "epochs", "max_repeat",
+        "source_caps", "seed",
+    ],
+    Recipe: ["version", "name", "origin", "taxonomy", "sets", "types"],
+    RecipeSet: [
+        "title", "access", "where", "licence", "format", "labels", "split", "needs_images", "uri",
+        "images", "note",
+    ],
+    RecipeType: ["type", "sampled", "parts"],
+    RecipePart: ["set", "name", "papers", "train", "labels", "note"],
+    RecipePlan: ["recipe", "origin", "lines", "types", "sources", "notes"],
+    RecipeLine: [
+        "type", "name", "set", "status", "access", "papers", "train", "found", "format",
+        "licence", "where", "note", "problem",
+    ],
+    RecipeTotal: ["type", "sampled", "have", "missing", "closed", "found"],
     Metric: ["value", "n", "low", "high", "method"],
     SourceConfig: [
-        "format", "uri", "name", "images", "split", "labels", "columns", "licence", "limit",
+        "format", "uri", "name", "images", "split", "labels", "columns", "constants", "licence",
+        "limit",
     ],
+    Format: [
+        "version", "name", "reader", "labels", "note", "example", "origin", "licence",
+        "evaluation_only", "columns", "constants", "slices", "answer_when",
+    ],
+    LabelMapping: ["version", "name", "labels", "levels", "unplaced"],
     PipelineConfig: [
         "preset", "world", "ingest", "validation", "balance", "stage2_balance", "base",
-        "encode", "stage1", "stage2", "evaluate", "report", "gate",
+        "encode", "stage1", "stage2", "evaluate", "report", "audit", "gate",
     ],
+    AuditReport: ["model", "margin", "splits", "left_out", "sources"],
+    SourceAudit: ["source", "rows", "disputed", "level_disputed", "kinds"],
 }  # fmt: skip
 METHOD_CHOICES = {
     "projector": ("mlp",),
@@ -182,10 +236,21 @@ def test_the_sweep_and_its_parameters_with_their_defaults():
 
 
 def test_formats_presets_mappings_and_hints():
-    assert sorted(READERS) == ["llava", "table", "vlguard", "webdataset"]
+    assert sorted(READERS) == [
+        "figstep", "hf-parquet", "img2dataset", "llava", "mm-safetybench", "mossbench", "psa-vlm",
+        "rtvlm", "table", "vlguard", "webdataset", "xstest",
+    ]  # fmt: skip
+    assert shipped("formats") == [
+        "beavertails-v", "jailbreakv-28k", "llava-questions", "llavaguard", "spa-vl", "unsafebench",
+    ]  # fmt: skip
     assert shipped("presets") == ["tiny", "tiny-hard"]
-    assert shipped("mappings") == ["canonical", "clean", "tiny", "vlguard"]
+    assert shipped("mappings") == [
+        "beavertails-v", "canonical", "clean", "figstep", "jailbreakv-28k", "llavaguard",
+        "mm-safetybench", "mossbench", "psa-vlm", "rtvlm", "spa-vl", "tiny", "unsafebench",
+        "vlguard", "xstest",
+    ]  # fmt: skip
     assert shipped("hints") == ["default"]
+    assert shipped("licences") == ["default"]
     assert shipped("methods") == ["mlp", "mlp-first-token", "mlp-image-only", "mlp-no-hint"]
 
 
@@ -197,6 +262,12 @@ def test_the_classes_of_the_taxonomy_in_the_order_of_the_logits():
     assert [level.id for level in taxonomy.levels] == ["safe", "low", "medium", "high"]
 
 
+def test_the_recipes_and_the_words_of_what_is_here():
+    assert [path.name for path in (HOME / "recipes").iterdir()] == ["psa-vlm-public.toml"]
+    assert [access.value for access in Access] == ["public", "agreement", "application", "closed"]
+    assert [status.value for status in Status] == ["have", "missing", "closed"]
+
+
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
 def test_the_keys_of_what_is_written_as_json_or_read_as_toml(record):
     assert list(record.model_fields) == RECORDS[record]
@@ -206,10 +277,17 @@ def test_the_columns_of_a_table_and_of_what_ingest_writes():
     assert FIELDS == ("question", "answer", "image", "type", "level", "split", "id", "language")
     assert ROWS.names == [
         "sample_id", "image_ids", "source", "source_key", "split", "messages", "risk_type",
-        "risk_level", "supervises", "language", "licence", "group_id", "extra",
+        "risk_level", "supervises", "language", "licence", "group_id", "slices", "extra",
     ]  # fmt: skip
-    assert IMAGES.names == ["image_id", "bytes", "format", "width", "height"]
+    assert IMAGES.names == [
+        "image_id", "format", "width", "height", "phash", "phash_quality",
+    ]  # fmt: skip
     assert REJECTS.names == ["source", "source_key", "reason", "detail"]
+    assert DISPUTED.names == [
+        "rank", "sample_id", "source", "source_key", "split", "risk_type", "risk_level",
+        "seen_type", "seen_level", "stated_probability", "seen_probability", "dispute",
+        "level_dispute", "image_id",
+    ]  # fmt: skip
 
 
 def test_the_line_of_an_artifact_and_of_a_run(capsys):
@@ -267,7 +345,12 @@ def test_the_reasons_for_which_validate_refuses():
     config = ValidateConfig(type_with_level_zero="reject", unsafe_target="reject")
     assert {rule.reason for rule in rules(config, load_taxonomy())} == VALIDATE_REASONS
     default = rules(ValidateConfig(), load_taxonomy())
-    assert {rule.action for rule in default} == {"quarantine", "clean_by_level", "concept"}
+    assert {rule.action for rule in default} == {
+        "quarantine",
+        "clean_by_level",
+        "concept",
+        "report",
+    }
 
 
 def reasons(file: Path) -> set[str]:

@@ -391,3 +391,25 @@ def test_one_deleted_deployment_of_two_is_missed(bare: str, tmp_path: Path) -> N
     (one, _) = ask(f"{bare}/deployments/filter", {})
     ask(f"{bare}/deployments/{one['id']}", method="DELETE")
     assert stale(home, bare)
+
+
+def test_a_temporary_server_goes_with_its_command_however_that_ends(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from infra.servers.temporary import temporary\n"
+        "with temporary(Path(sys.argv[1])) as server:\n"
+        "    server.wait(); print(server.process.pid, flush=True); time.sleep(600)\n"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        cwd=HOME,
+        env={**os.environ, "PREFECT_HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+    )
+    server = psutil.Process(int(owner.stdout.readline()))
+    started = [server, *server.children(recursive=True)]
+    assert len(started) > 1
+    owner.kill()
+    owner.wait()
+    _, alive = psutil.wait_procs(started, timeout=60)
+    assert not alive

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from infra.places import expand, folder_identity
+from infra.identity import folder_identity
+from infra.places import expand
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError, DataError
 from schemas.samples import ImageRef, Message, RawRecord, RawReject
@@ -415,7 +416,7 @@ def test_every_format_has_an_example_that_can_be_typed(name):
         ("format=table,uri=a.csv,columns.quest=a", "columns.quest: no such field"),
         (
             "format=tabel,uri=a.csv",
-            "unknown format 'tabel'; did you mean 'table'? formats: llava, table",
+            "unknown format 'tabel'; did you mean 'table'? formats: beavertails-v, figstep",
         ),
         ("format=table,uri=a.csv,split=trian", "split = 'trian': must be"),
         ("format=table,uri=a.csv,uri=b.csv", "'uri' is given twice"),

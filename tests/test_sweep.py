@@ -220,7 +220,7 @@ def operator(tiny_root: str, tmp_path_factory: pytest.TempPathFactory):
     rows = held_out_rows(store.local(made["validate"]))[::20]
     items = [Asked(r["image_ids"][0], question_of(r), r["risk_type"] == "clean") for r in rows]
     items.append(Asked(None, "what is it ?", True))
-    return Operator(base, folder, store.local(made["encode"]), batch=16), items
+    return Operator(base, folder, made["encode"], batch=16), items
 
 
 def test_answers_shared_between_operating_points_are_those_of_each_point_alone(operator):
@@ -467,7 +467,7 @@ def test_a_sweep_encodes_once_survives_a_point_and_goes_on_where_it_stood(
     tiny_root: str, only_cluster: None, tmp_path: Path
 ):
     root = tmp_path / "root"
-    for step in ("tiny_world", "ingest", "validate", "base_model"):
+    for step in ("images", "tiny_world", "ingest", "validate", "base_model"):
         shutil.copytree(Path(tiny_root) / step, root / step, copy_function=os.link)
     (tmp_path / "short.toml").write_text(SHORT)
 

@@ -31,13 +31,13 @@ from model.steps import seed_step
 from model.tiny_llava import new_llava, new_processor, new_tokenizer
 from schemas.artifact import Artifact
 from schemas.config import BaseConfig, EncodeConfig, MethodConfig, PartConfig, Stage, TrainConfig
-from schemas.errors import DataError
+from schemas.errors import StorageError
 from schemas.hints import load_hints
 from schemas.presets import Parameters, resolve
-from schemas.samples import IMAGES, ROWS, Message
+from schemas.samples import ROWS, Message
 from schemas.taxonomy import load_taxonomy
 from tasks.base_model import FOLDER
-from tasks.encode import FEATURES, INDEX, FeatureCache, encode
+from tasks.encode import FeatureCache, encode
 from tasks.progress import progress
 from tasks.train import Inputs
 from tasks.train.data import Item, TrainingData, calibration_items, to_items
@@ -45,6 +45,7 @@ from tasks.train.job import Job
 from tasks.train.loop import LOSSES, _backward, _hint, _hinted
 from tasks.train.watch import Reporter, watching
 from tasks.train.worker import Worker
+from tests.shelf import keep_features, keep_images
 
 torch.set_num_threads(1)
 TAXONOMY = load_taxonomy()
@@ -85,6 +86,7 @@ def row(number: int, **changes) -> dict:
         "language": "",
         "licence": "",
         "group_id": str(number),
+        "slices": [],
         "extra": "{}",
         **changes,
     }
@@ -96,18 +98,13 @@ PLAN = [(7 * i + i // ROW_COUNT) % ROW_COUNT for i in range(28)]
 
 
 def write_set(folder: Path) -> Path:
-    """`balanced/` and `features/` as their steps leave them; rows in two parts, last part first."""
+    """`balanced/` as its step leaves it; rows in two parts, last part first."""
     (folder / "balanced" / "rows").mkdir(parents=True)
-    (folder / "features").mkdir()
     for number, part in enumerate((CONTENT[9:], CONTENT[:9])):
         name = folder / "balanced" / "rows" / f"part-{number}.parquet"
         pq.write_table(pa.Table.from_pylist(part, ROWS), name)
     plan = pa.table({"row": pa.array(PLAN, pa.int32())})
     pq.write_table(plan, folder / "balanced" / "plan.parquet")
-    features = np.random.default_rng(0).normal(size=(IMAGE_COUNT, 64, WIDTH)).astype(np.float32)
-    np.save(folder / "features" / FEATURES, features)
-    index = pa.table({"image_id": [image_name(i) for i in range(IMAGE_COUNT)]})
-    pq.write_table(index, folder / "features" / INDEX)
     return folder
 
 
@@ -117,7 +114,11 @@ def folder(tmp_path_factory) -> Path:
 
 
 def new_data(folder: Path) -> TrainingData:
-    return TrainingData(folder / "balanced", folder / "features", TAXONOMY)
+    features = np.random.default_rng(0).normal(size=(IMAGE_COUNT, 64, WIDTH)).astype(np.float32)
+    ids = [image_name(i) for i in range(IMAGE_COUNT)]
+    order = np.argsort(ids)
+    kept = keep_features(Store(str(folder / "store")), [ids[i] for i in order], features[order])
+    return TrainingData(folder / "balanced", kept, TAXONOMY)
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +215,8 @@ def test_features_come_in_the_order_of_the_items_that_have_an_image(data):
     assert [item.image_id is None for item in items] == [False, True, False, True, False]
     found = data.images(items)
     assert found.dtype == torch.float32
-    assert torch.equal(found, torch.from_numpy(np.array(data.features.rows[[3, 0, 3]])))
+    assert torch.equal(found, data.features.batch([image_name(n) for n in (3, 0, 3)]))
+    assert not torch.equal(found[0], found[1])
 
 
 def test_calibration_items_are_that_split_with_images_by_id(tmp_path):
@@ -483,10 +485,10 @@ def png(number: int) -> bytes:
     return stream.getvalue()
 
 
-@pytest.fixture(scope="module")
-def snapshot(tmp_path_factory):
+@pytest.fixture
+def snapshot(tmp_path):
     """Store, base, samples (7 images), and labelled rows that use five of them, one twice."""
-    store = Store(str(tmp_path_factory.mktemp("store")))
+    store = Store(str(tmp_path / "store"))
     encoded = {hashlib.sha256(png(i)).hexdigest(): png(i) for i in range(7)}
     backbone = new_backbone()
     used = list(encoded)[:5]
@@ -497,14 +499,8 @@ def snapshot(tmp_path_factory):
         return {}
 
     def samples(folder: Path) -> dict[str, int]:
-        (folder / "images").mkdir()
-        rows = [
-            {"image_id": i, "bytes": b, "format": "PNG", "width": 48, "height": 40}
-            for i, b in encoded.items()
-        ]
-        for part, content in enumerate((rows[:3], rows[3:])):
-            path = folder / "images" / f"part-{part}.parquet"
-            pq.write_table(pa.Table.from_pylist(content, IMAGES), path)
+        for some in (list(encoded)[:3], list(encoded)[3:]):  # in two shards
+            keep_images(store, {name: encoded[name] for name in some})
         return {}
 
     def labelled(folder: Path) -> dict[str, int]:
@@ -526,20 +522,42 @@ def snapshot(tmp_path_factory):
 def test_features_are_the_backbones_own_in_order_of_image_id(snapshot, batch):
     store, made, expected, ids = snapshot
     artifact = encode(EncodeConfig(batch=batch), **made, store=store)
-    assert artifact.counts == {"images": 5}
-    cache = FeatureCache(store.local(artifact))
-    assert list(cache.place) == ids and cache.rows.dtype == np.float32
-    assert torch.allclose(torch.from_numpy(np.array(cache.rows)), expected, atol=1e-5)
+    assert artifact.counts == {"images": 5, "encoded": 5, "new_bytes": 5 * 64 * WIDTH * 4}
+    cache = FeatureCache(artifact)
+    assert {array.dtype for array in cache.arrays.values()} == {np.dtype(np.float32)}
+    assert torch.allclose(cache.batch(ids), expected, atol=1e-5)
     chosen = cache.batch([ids[3], ids[0], ids[3]])
     assert torch.allclose(chosen, expected[[3, 0, 3]], atol=1e-5)
+
+
+def test_new_images_alone_are_encoded_and_shards_are_read_as_one(snapshot):
+    store, made, expected, ids = snapshot
+
+    def labelled(folder: Path) -> dict[str, int]:
+        (folder / "rows").mkdir()
+        table = pa.Table.from_pylist([row(0, image_ids=ids[1:3])], ROWS)
+        pq.write_table(table, folder / "rows" / "part-0.parquet")
+        return {}
+
+    few = store.artifact("labelled", 1, config={"few": True}, build=labelled)
+    before = encode(EncodeConfig(), **{**made, "labelled": few}, store=store)
+    assert (before.counts["images"], before.counts["encoded"]) == (2, 2)
+    after = encode(EncodeConfig(), **made, store=store)
+    assert (after.counts["images"], after.counts["encoded"]) == (5, 3)
+    cache = FeatureCache(after)
+    assert len(cache.arrays) == 2
+    assert torch.allclose(cache.batch(ids), expected, atol=1e-5)
+    alone = encode(EncodeConfig(), **made, store=Store(f"{store.root}-other"))
+    assert torch.equal(FeatureCache(alone).batch(ids), cache.batch(ids))
 
 
 def test_half_width_features_are_the_same_numbers_rounded(snapshot):
     store, made, expected, ids = snapshot
     artifact = encode(EncodeConfig(dtype="bfloat16", batch=2), **made, store=store)
-    cache = FeatureCache(store.local(artifact))
-    assert cache.rows.dtype == np.uint16 and cache.rows.shape == expected.shape
+    cache = FeatureCache(artifact)
+    assert {array.dtype for array in cache.arrays.values()} == {np.dtype(np.uint16)}
     found = cache.batch(ids)
+    assert found.shape == expected.shape
     assert found.dtype == torch.float32
     assert torch.equal(found, found.bfloat16().float())
     assert torch.allclose(found, expected, rtol=2**-7, atol=1e-5)
@@ -556,8 +574,9 @@ def test_an_image_that_is_not_there_is_an_error_and_not_a_row_of_zeros(snapshot)
         return {}
 
     strange = store.artifact("labelled", 1, config={"strange": True}, build=labelled)
-    with pytest.raises(DataError, match=lost):
+    with pytest.raises(StorageError, match=f"{lost}; run the same command again"):
         encode(EncodeConfig(), **{**made, "labelled": strange}, store=store)
+    assert store.find("samples", made["samples"].fingerprint) is None  # to be made anew
 
 
 def test_rows_of_text_alone_have_no_features(snapshot):
@@ -571,8 +590,8 @@ def test_rows_of_text_alone_have_no_features(snapshot):
 
     text = store.artifact("labelled", 1, config={"text": True}, build=labelled)
     artifact = encode(EncodeConfig(), **{**made, "labelled": text}, store=store)
-    assert artifact.counts == {"images": 0}
-    assert not FeatureCache(store.local(artifact)).place
+    assert artifact.counts == {"images": 0, "encoded": 0, "new_bytes": 0}
+    assert not FeatureCache(artifact).arrays
 
 
 def test_a_question_is_what_the_user_says_first():

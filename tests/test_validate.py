@@ -2,26 +2,36 @@
 
 import hashlib
 import json
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from infra.parts import read_parts, write_parts
+from infra.parts import parts_of, read_parts, write_parts, write_stream
 from infra.store import Store
 from schemas.artifact import Artifact
-from schemas.config import ValidateConfig
-from schemas.errors import ConfigError, DataError
+from schemas.config import BalanceConfig, ValidateConfig
+from schemas.errors import ConfigError, DataError, StorageError
+from schemas.licence import load_licences
 from schemas.policy import refusal_pattern
 from schemas.samples import REJECTS, ROWS
 from schemas.taxonomy import load_taxonomy
+from tasks.balance.pool import read_pool
+from tasks.balance.totals import training_items
+from tasks.evaluate.step import held_out_rows
+from tasks.train.data import calibration_items
 from tasks.validate import VERSION, build_labelled, validate
-from tasks.validate.docs import check
-from tasks.validate.facts import examine
+from tasks.validate.docs import SCALARS, check, frames
+from tasks.validate.facts import FLAGS, count_rules, examined
 from tasks.validate.rules import rules
 from tasks.validate.step import QUARANTINE
 
 REFUSAL = "Sorry, no."
+NAMES = ("one", "pieces")
 
 
 def row(number: int, **changes) -> dict:
@@ -42,6 +52,7 @@ def row(number: int, **changes) -> dict:
         "language": "",
         "licence": "",
         "group_id": f"image {number}",
+        "slices": [],
         "extra": "{}",
         **changes,
     }
@@ -53,31 +64,61 @@ def risky(number: int, **changes) -> dict:
 
 def samples(folder: Path, rows: list[dict], rejects: list[dict] | None = None) -> Path:
     folder.mkdir()
-    write_parts(pa.Table.from_pylist(rows, ROWS), folder / "rows")
+    write_parts(pa.Table.from_pylist(rows[::2], ROWS), folder / "rows")
+    pq.write_table(pa.Table.from_pylist(rows[1::2], ROWS), folder / "rows" / "part-00001.parquet")
     write_parts(pa.Table.from_pylist(rejects or [], REJECTS), folder / "rejects")
     return folder
 
 
-def judged(rows: list[dict], **settings) -> dict[str, str]:
-    """source_key -> reason or action, of the rows that any rule touches."""
+@contextmanager
+def opened(rows: list[dict], **settings):
+    """The facts of rows, and the rules that judged them."""
     config = ValidateConfig(**settings)
     order = rules(config, load_taxonomy())
-    table = pa.Table.from_pylist(rows, ROWS)
-    found = examine(table, rules=order, refusal=refusal_pattern(config.refusal_markers))
-    keys = table["source_key"].to_pylist()
-    bad = {k: order[i].reason for k, i in zip(keys, found.broken, strict=True) if i >= 0}
-    for action, hits in found.changed.items():
-        bad |= {k: action for k, hit in zip(keys, hits, strict=True) if hit}
-    return {key.removeprefix("s.json:"): reason for key, reason in bad.items()}
+    with TemporaryDirectory() as home:
+        place = samples(Path(home) / "samples [*]", rows)
+        with examined(
+            parts_of(place / "rows", ROWS),
+            rejects=parts_of(place / "rejects", REJECTS),
+            rules=order,
+            refusal=refusal_pattern(config.refusal_markers),
+            home=Path(home),
+        ) as con:
+            yield con, order
+
+
+def judged(rows: list[dict], **settings) -> dict[str, str]:
+    """source_key -> reason or action, of the rows that any rule touches."""
+    with opened(rows, **settings) as (con, order):
+        found = con.execute(
+            "SELECT source_key, broken, clean_by_level, concept "
+            "FROM own_facts JOIN judged USING (position)"
+        ).fetchall()
+    touched = {}
+    for key, broken, *changes in found:
+        actions = [name for name, hit in zip(FLAGS, changes, strict=True) if hit]
+        if broken is not None:
+            actions.append(order[broken].reason)
+        if actions:
+            touched[key.removeprefix("s.json:")] = " ".join(actions)
+    return touched
 
 
 def build(folder: Path, rows: list[dict], rejects=None, **settings) -> tuple[dict, list[dict]]:
+    folder.mkdir(exist_ok=True)
     place = samples(folder / "samples", rows, rejects)
     (folder / "out").mkdir()
     config = ValidateConfig(**settings)
     counts = build_labelled(folder / "out", config, place, place="store/ingest/abc")
     assert counts["in"] == counts["accepted"] + counts["quarantined"]
+    assert {p.name for p in (folder / "out").iterdir()} == {
+        "rows", "quarantine", "docs", "verdict.json", "conflicts.parquet",
+    }  # fmt: skip
     return counts, read_parts(folder / "out" / "rows", ROWS).to_pylist()
+
+
+def told(folder: Path) -> dict:
+    return json.loads((folder / "out" / "verdict.json").read_text())
 
 
 FAULTS = {
@@ -119,19 +160,141 @@ def test_of_equal_samples_one_stays_the_one_for_testing_first():
     assert judged([row(1), row(2, sample_id="0001")]) == {"2": "duplicate_sample"}
 
 
-def test_an_image_stays_in_the_split_that_must_be_unseen():
+def test_a_group_stays_in_the_split_that_must_be_unseen():
     rows = [
-        row(1, image_ids=["a", "b"]),
-        row(2, image_ids=["b"], split="test"),
-        row(3, image_ids=["c"]),
-        row(4, image_ids=["c"], split="calibration"),
-        row(5, image_ids=["d"], split="calibration"),
-        row(6, image_ids=["e", "d"], split="test"),
-        row(7, image_ids=["f"]),
-        row(8, image_ids=["f"]),
+        row(1, group_id="b"),
+        row(2, group_id="b", split="test"),
+        row(3, group_id="c"),
+        row(4, group_id="c", split="calibration"),
+        row(5, group_id="d", split="calibration"),
+        row(6, group_id="d", split="test", image_ids=["e", "f"]),
+        row(7, group_id="g"),
+        row(8, group_id="g"),
+        row(9, group_id="h", source="t", split="calibration"),
+        row(10, group_id="h"),
     ]
-    found = dict.fromkeys(["1", "3", "5"], "image_in_two_splits")
-    assert judged(rows) == {**found, "6": "several_images"}
+    assert judged(rows) == dict.fromkeys(["1", "3", "5", "10"], "image_in_two_splits")
+
+
+def test_a_row_that_shares_its_group_with_a_foreign_test_item_is_contamination():
+    rows = [
+        row(1, group_id="a"),
+        row(2, group_id="a", source="bench", split="test"),
+        row(3, group_id="b", split="calibration"),
+        row(4, group_id="b", source="bench", split="test"),
+        row(5, group_id="b", split="test"),
+        row(6, group_id="b", source="bench"),
+        row(7, group_id="c"),
+        row(8, group_id="c", source="bench"),
+    ]
+    assert judged(rows) == dict.fromkeys(["1", "3", "6"], "contamination")
+
+
+def test_a_copy_of_a_foreign_test_prompt_is_contamination_even_without_an_image():
+    same = {"q": "q", "a": "a", "image_ids": []}
+    rows = [
+        row(1, **same),
+        row(2, **same, source="bench", split="test"),
+        row(3, **same, source="bench"),
+        row(4, **same | {"q": "other"}),
+    ]
+    assert judged(rows) == {"1": "contamination", "3": "duplicate_sample"}
+
+
+def overlapping(count: int) -> list[dict]:
+    """Training rows of which `count` show what a test item of `bench` shows."""
+    tested = [row(i, group_id=f"g{i}", source="bench", split="test") for i in range(count)]
+    return [*(row(500 + i, group_id=f"g{i}") for i in range(count)), *tested, *many(20)]
+
+
+def test_contamination_is_removed_without_counting_as_a_fault_of_the_source(tmp_path):
+    counts, labelled = build(tmp_path, overlapping(8))
+    assert (counts["contaminated"], counts["quarantined"]) == (8, 8)
+    assert {r["split"] for r in labelled if r["group_id"].startswith("g")} == {"test"}
+    assert told(tmp_path)["contamination"] == [{"source": "s", "test_source": "bench", "rows": 8}]
+    assert told(tmp_path)["sources"]["s"] == {"in": 28, "rejected": 0, "removed": 8, "rate": 0}
+    aside = read_parts(tmp_path / "out" / "quarantine", QUARANTINE).to_pylist()
+    assert aside[0]["detail"] == "test item of bench: s.json:0"
+
+
+def test_contamination_is_refused_by_policy_with_sources_counts_and_three_examples(tmp_path):
+    with pytest.raises(DataError) as error:
+        build(tmp_path, overlapping(5), contamination="refuse")
+    message = str(error.value)
+    assert "5 rows" in message and "'s' with 'bench': 5" in message
+    examples = message.partition("Such as ")[2]
+    assert examples.startswith("s.json:500 (test item s.json:0); s.json:501 (test item s.json:1)")
+    assert examples.count("test item") == 3 and "s.json:503" not in message
+    assert build(tmp_path / "clean", many(20), contamination="refuse")[0]["quarantined"] == 0
+
+
+def conflicts(folder: Path) -> list[dict]:
+    return pq.read_table(folder / "out" / "conflicts.parquet").to_pylist()
+
+
+def contradicting() -> list[dict]:
+    return [
+        row(1, group_id="a"),
+        risky(2, group_id="a"),
+        risky(3, group_id="b", risk_level=1),
+        risky(4, group_id="b", risk_level=3),
+        risky(5, group_id="c", risk_level=2),
+        risky(6, group_id="c", risk_level=3),
+        risky(7, group_id="d"),
+        risky(8, group_id="d", risk_type="illegal", q="same", a=REFUSAL, image_ids=["d"]),
+        risky(9, group_id="d", q="same", a=REFUSAL, image_ids=["d"]),
+        row(10, group_id="e"),
+        row(11, group_id="e", risk_type="privacy"),
+        row(12, group_id="f"),
+        row(13, group_id="f", risk_type="privacy", risk_level=4),
+    ]
+
+
+def test_contradicting_labels_of_a_group_are_reported_and_stay(tmp_path):
+    counts, labelled = build(tmp_path, [*contradicting(), *many(60)], max_reject_rate=1)
+    found = conflicts(tmp_path)
+    assert [r["sample_id"] for r in found] == [
+        "0001",
+        "0002",
+        "0003",
+        "0004",
+        "0007",
+        "0008",
+        "0009",
+    ]
+    assert found[0] == {
+        "group_id": "a", "sample_id": "0001", "source": "s", "source_key": "s.json:1",
+        "risk_type": "clean", "risk_level": 0,
+        "detail": "2 rows of one image group are clean, privacy, of levels 0 to 2",
+    }  # fmt: skip
+    assert (counts["conflicts"], counts["conflicts_rejected"]) == (7, 0)
+    assert told(tmp_path)["conflicts"] == {"rows": 7, "groups": 3}
+    kept = {r["sample_id"] for r in labelled}
+    assert {"0001", "0002", "0003", "0004", "0007", "0008"} <= kept
+
+
+def test_contradicting_labels_are_set_aside_where_this_is_asked_for(tmp_path):
+    rows = contradicting()
+    found = judged(rows, label_conflict="reject")
+    assert found == {
+        **dict.fromkeys(["1", "2", "3", "4", "7", "8"], "label_conflict"),
+        "9": "duplicate_sample", "11": "clean_by_level", "13": "level_out_of_range",
+    }  # fmt: skip
+    counts, _ = build(tmp_path, [*rows, *many(60)], label_conflict="reject")
+    assert counts["conflicts_rejected"] == told(tmp_path)["policies"]["label_conflict"]["rows"] - 1
+
+
+def test_labels_contradict_each_other_only_under_one_policy(tmp_path):
+    def under(number: int, policy: str, **changes) -> dict:
+        return row(number, group_id="a", slices=[("policy", policy), ("region", "x")], **changes)
+
+    harm = {"risk_type": "privacy", "risk_level": 2, "a": REFUSAL}
+    build(tmp_path, [under(1, "p1"), under(2, "p2", **harm), *many(20)])
+    assert conflicts(tmp_path) == []
+    build(tmp_path / "two", [under(1, "p1"), under(2, "p1", **harm), under(3, "p2"), *many(20)])
+    found = conflicts(tmp_path / "two")
+    assert [r["sample_id"] for r in found] == ["0001", "0002"]
+    assert found[0]["detail"].endswith("of levels 0 to 2, under policy p1")
 
 
 def test_a_type_with_level_zero_follows_the_policy():
@@ -176,8 +339,11 @@ def test_bad_rows_go_to_quarantine_with_a_reason_and_the_rest_stays_as_it_was(tm
     counts, labelled = build(tmp_path, list(reversed(rows)))
     assert counts == {
         "in": 43, "accepted": 42, "quarantined": 1, "concept_only": 1, "clean_by_level": 1,
-        "train_unsafe": 21, "train_clean": 21, "calibration_unsafe": 0, "calibration_clean": 0,
-        "test_unsafe": 0, "test_clean": 0,
+        "several_images": 0, "text_only": 0, "supervises_both": 41, "supervises_concept": 1,
+        "supervises_evaluation": 0, "train_unsafe": 21, "train_clean": 21,
+        "calibration_unsafe": 0, "calibration_clean": 0, "test_unsafe": 0, "test_clean": 0,
+        "conflicts": 0, "unsafe_rejected": 0, "level_zero_rejected": 0, "conflicts_rejected": 0,
+        "contaminated": 0,
     }  # fmt: skip
     assert read_parts(tmp_path / "out" / "quarantine", QUARANTINE).to_pylist() == [
         {
@@ -188,29 +354,75 @@ def test_bad_rows_go_to_quarantine_with_a_reason_and_the_rest_stays_as_it_was(tm
     changed = rows[1] | {"risk_type": "clean", "extra": '{"clean_by_level": "privacy"}'}
     assert labelled == [changed, rows[2] | {"supervises": "concept"}, *rows[3:]]
 
-    verdict = json.loads((tmp_path / "out" / "verdict.json").read_text())
+    verdict = told(tmp_path)
     found = {r["reason"]: r["found"] for r in verdict["rules"] if r["found"]}
     assert found == {"clean_with_level": 1, "type_with_level_zero": 1, "unsafe_target": 1}
     assert verdict["success"] is False
     assert verdict["counts"] == counts
-    assert verdict["sources"]["s"] == {"in": 43, "rejected": 1, "rate": 1 / 43}
+    assert verdict["sources"]["s"] == {
+        "in": 43, "rejected": 1, "removed": 0, "rate": 1 / 43,
+    }  # fmt: skip
     assert "expect" in (tmp_path / "out" / "docs" / "index.html").read_text().lower()
 
 
-def test_both_engines_count_every_rule_alike_and_a_disagreement_is_an_error(tmp_path):
+def every_fault() -> list[dict]:
     rows = [row(i, **change) for i, change in enumerate(FAULTS.values(), start=1)]
     rows += [row(50), row(51, sample_id="0050"), row(52, q="same", image_ids=[])]
     rows += [row(53, q="same", a="answer 52", image_ids=[]), row(54, risk_type="privacy")]
-    config = ValidateConfig()
-    order = rules(config, load_taxonomy())
-    table = pa.Table.from_pylist(rows, ROWS)
-    found = examine(table, rules=order, refusal=refusal_pattern(config.refusal_markers))
-    assert not check(found.scalars, tmp_path / "docs", rules=order, counts=found.counts)
-    checked = {i for i, rule in enumerate(order) if rule.expect and found.counts[i]}
-    assert len(checked) == len(FAULTS) + 3
-    wrong = [count + (i == min(checked)) for i, count in enumerate(found.counts)]
-    with pytest.raises(DataError, match="Great Expectations counts 1 rows, DuckDB 2"):
-        check(found.scalars, tmp_path / "docs2", rules=order, counts=wrong)
+    return [*rows, risky(55, a="Here it is."), risky(56), row(57, sample_id="0050")]
+
+
+# The copies of one id are 3 rows: a batch of 2 would have to cut through them.
+@pytest.mark.parametrize("size", [1000, 4, 2])
+def test_both_engines_count_every_rule_alike_in_batches_of_any_size(tmp_path, size):
+    with opened(every_fault()) as (con, order):
+        counts = count_rules(con, order)
+        passed = check(con, tmp_path / "docs", rules=order, counts=counts, batch=size)
+    checked = {rule.reason for rule, n in zip(order, counts, strict=True) if rule.expect and n}
+    assert checked == {*FAULTS, "duplicate_sample", "type_with_level_zero", "unsafe_target"}
+    assert not passed
+    suites = {p.name for p in (tmp_path / "docs" / "validations").iterdir()}
+    assert suites == {
+        "schema", "vocabulary", "cross-column rules", "unique sample_id", "unique content_id",
+    }  # fmt: skip
+    pages = list((tmp_path / "docs" / "validations" / "schema").glob("*/*/*.html"))
+    assert len(pages) == -(-len(every_fault()) // size)
+
+
+def test_no_batch_is_larger_than_asked_for_and_none_cuts_through_equal_keys():
+    with opened(every_fault()) as (con, _):
+        for key, size in (("sample_id", 3), ("sample_id", 4), ("content_id", 2), ("position", 1)):
+            found = [frame[key].tolist() for _, frame in frames(con, [key], key=key, size=size)]
+            assert max(map(len, found)) <= size
+            assert sum(map(len, found)) == len(every_fault())
+            assert all(not set(one) & set(two) for one, two in pairwise(found))
+
+
+def test_a_disagreement_of_the_two_engines_is_an_error(tmp_path):
+    with opened(every_fault()) as (con, order):
+        counts = count_rules(con, order)
+        first = next(i for i, rule in enumerate(order) if rule.expect and counts[i])
+        counts[first] += 1
+        with pytest.raises(DataError, match="Great Expectations counts 1 rows, DuckDB 2"):
+            check(con, tmp_path / "docs", rules=order, counts=counts, batch=4)
+
+
+def test_the_schema_suite_finds_a_column_of_another_type(tmp_path):
+    with opened(many(6)) as (con, order):
+        counts = count_rules(con, order)
+        assert check(con, tmp_path / "docs", rules=order, counts=counts)
+        con.execute("ALTER TABLE own_facts ALTER images TYPE DOUBLE")
+        assert not check(con, tmp_path / "docs2", rules=order, counts=counts)
+        assert not {"messages", "extra", "slices"} & set(SCALARS)
+
+
+def test_rows_of_another_schema_are_refused_by_name(tmp_path):
+    place = samples(tmp_path / "samples", many(4))
+    table = pa.Table.from_pylist(many(2), ROWS).drop_columns(["slices"])
+    pq.write_table(table, place / "rows" / "part-00002.parquet")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(StorageError, match=r"part-00002.*\['slices'\]"):
+        build_labelled(tmp_path / "out", ValidateConfig(), place, place="x")
 
 
 def test_too_many_bad_rows_in_one_source_stop_the_step_and_say_where(tmp_path):
@@ -231,9 +443,111 @@ def test_the_limit_itself_is_allowed(tmp_path):
     assert build(tmp_path, rows)[0]["quarantined"] == 1
 
 
+def test_what_a_policy_sets_aside_is_counted_and_is_no_fault_of_the_source(tmp_path):
+    rows = [*(risky(i, a="Here it is.") for i in range(8)), *many(20), row(90, a=None)]
+    rows += [row(91, split="test", supervises="evaluation")]
+    counts, labelled = build(tmp_path / "concept", rows, unsafe_target="concept")
+    assert (counts["concept_only"], counts["unsafe_rejected"], counts["accepted"]) == (8, 0, 30)
+    taught = {"both": 20, "concept": 9, "evaluation": 1}
+    assert {w: counts[f"supervises_{w}"] for w in taught} == told(tmp_path / "concept")["teaches"]
+    assert told(tmp_path / "concept")["teaches"] == taught
+    assert [r["supervises"] for r in labelled[:8]] == ["concept"] * 8
+    counts, labelled = build(tmp_path / "reject", rows, unsafe_target="reject")
+    assert (counts["concept_only"], counts["unsafe_rejected"], counts["accepted"]) == (0, 8, 22)
+    assert told(tmp_path / "reject")["teaches"] == {**taught, "concept": 1}
+    assert told(tmp_path / "reject")["policies"]["unsafe_target"] == {"choice": "reject", "rows": 8}
+    assert told(tmp_path / "reject")["sources"]["s"]["removed"] == 8
+    assert all(r["sample_id"] >= "0010" for r in labelled)
+
+
+def test_rows_of_several_images_or_none_stay_and_are_counted_apart(tmp_path):
+    rows = [row(1, image_ids=["a", "b"]), row(2, image_ids=[]), risky(3, image_ids=["c", "d"])]
+    counts, labelled = build(tmp_path, [*rows, *many(20)])
+    assert labelled[:3] == rows
+    assert (counts["several_images"], counts["text_only"], counts["accepted"]) == (2, 1, 23)
+    assert (counts["train_unsafe"], counts["train_clean"]) == (10, 11)
+
+
+def test_todays_models_are_given_rows_of_one_image_or_none_and_no_image_is_dropped(tmp_path):
+    rows = [
+        row(10 * n + len(images), split=split, image_ids=images, group_id=f"{n}{len(images)}")
+        for n, split in enumerate(("train", "calibration", "test"), start=1)
+        for images in ([], [f"a{n}"], [f"b{n}", f"c{n}"])
+    ]
+    _, labelled = build(tmp_path, rows)
+    assert len(labelled) == 9
+    out = tmp_path / "out"
+    assert read_pool(out, BalanceConfig()).place.tolist() == [0, 1]
+    assert training_items(out)[False].total() == 2
+    assert {r["sample_id"] for r in held_out_rows(out)} == {"0030", "0031"}
+    (item,) = calibration_items(out, load_taxonomy())
+    assert item.image_id == "a2"
+    several = [{"split": split, "rows": 1} for split in ("calibration", "test", "train")]
+    assert told(tmp_path)["several_images"] == several
+
+
+def test_too_few_rows_of_a_type_or_level_stop_the_step_where_a_number_is_asked_for(tmp_path):
+    every = [t for t in load_taxonomy().type_ids if t != "clean"]
+    rows = [
+        risky(1000 + 10 * i + n, risk_type=name, risk_level=1 + n)
+        for i, name in enumerate(every)
+        for n in range(3)
+    ]
+    rows += [*many(6), risky(900, split="test", risk_type="politics", supervises="evaluation")]
+    build(tmp_path / "good", rows, min_rows_per_type=3, min_rows_per_level=3)
+    assert told(tmp_path / "good")["training_rows"]["types"]["politics"] == 3
+    with pytest.raises(DataError, match="min_rows_per_type = 4.*politics: 3, illegal: 3"):
+        build(tmp_path / "types", rows, min_rows_per_type=4)
+    with pytest.raises(DataError, match="min_rows_per_level = 7.*safe: 3, low: 6, high: 6"):
+        build(tmp_path / "levels", rows, min_rows_per_level=7)
+    build(tmp_path / "none", many(2))
+    assert told(tmp_path / "none")["training_rows"]["types"]["politics"] == 0
+
+
+def test_licences_are_rolled_up_by_source_with_rows_images_and_what_they_forbid(tmp_path):
+    rows = [
+        row(1, licence="CC BY-NC 4.0", image_ids=["a"]),
+        row(2, licence="CC BY-NC 4.0", image_ids=["a"]),
+        row(3, licence="CC BY-NC 4.0", image_ids=["b"], source="t"),
+        row(4, licence="MIT", image_ids=[]),
+        row(5, licence="  ", image_ids=["c", "d"]),
+        row(6, licence="NC is not a word to guess from", image_ids=["e"]),
+        row(7, licence="MIT", image_ids=["f"], risk_level=1),
+    ]
+    build(tmp_path, rows, max_reject_rate=0.5)
+    names = ("licence", "source", "rows", "images", "named", "non_commercial")
+    assert [tuple(r[n] for n in names) for r in told(tmp_path)["licences"]] == [
+        ("", "s", 1, 2, False, False),
+        ("CC BY-NC 4.0", "s", 2, 1, True, True),
+        ("CC BY-NC 4.0", "t", 1, 1, True, True),
+        ("MIT", "s", 1, 0, True, False),
+        ("NC is not a word to guess from", "s", 1, 1, True, False),
+    ]
+
+
+def test_a_list_of_licences_of_ones_own_counts(tmp_path):
+    own = tmp_path / "mine.toml"
+    own.write_text('version = 1\nnon_commercial = ["research only"]\n')
+    assert load_licences(str(own)).forbids_commerce("Research-Only")
+    assert not load_licences(str(own)).forbids_commerce("CC-BY-NC-4.0")
+    own.with_name("bad.toml").write_text("version = 1\n")
+    with pytest.raises(ConfigError, match="non_commercial"):
+        load_licences(str(own.with_name("bad.toml")))
+
+
 def test_no_rows_at_all_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no rows"):
         build(tmp_path, [])
+
+
+@pytest.mark.parametrize("count", [0, 9, 10, 25])
+def test_rows_that_come_in_pieces_are_written_like_one_table(tmp_path, monkeypatch, count):
+    monkeypatch.setattr("infra.parts.ROWS_PER_PART", 10)
+    table = pa.Table.from_pylist(many(count), ROWS)
+    write_parts(table, tmp_path / "one")
+    write_stream((table.slice(n, 4) for n in range(0, count, 4)), ROWS, tmp_path / "pieces")
+    one, pieces = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in NAMES)
+    assert len(one) == max(1, -(-count // 10)) and one == pieces
 
 
 def test_a_failed_step_leaves_no_artifact_and_a_good_one_is_reused(tmp_path):
@@ -258,14 +572,22 @@ def test_a_failed_step_leaves_no_artifact_and_a_good_one_is_reused(tmp_path):
 
 
 # If this changes, raise VERSION in tasks/validate/step.py: old artifacts are then not reused.
-GOLDEN = (2, "2c2e7bffb1205f80d5e36d0e492666efb4b189a5d7193053c5b63362e3cf2173")
+GOLDEN = (3, "c92c8a8f3acd9682ab465ce82f4685bae6d0749eaa984ab5028ee8bdc311c76d")
 
 
 def test_the_same_input_gives_the_same_rows_for_one_version(tmp_path):
     rows = [row(i, **c) for i, c in enumerate(FAULTS.values(), start=1)]
     rows += [risky(20, a="Yes."), row(21, risk_type="privacy"), *many(200)]
-    _, labelled = build(tmp_path, rows, refusal_markers=["sorry"])
-    quarantine = read_parts(tmp_path / "out" / "quarantine", QUARANTINE).to_pylist()
-    verdict = (tmp_path / "out" / "verdict.json").read_text()
-    content = json.dumps([labelled, quarantine, verdict], sort_keys=True)
+    rows += [clash | {"sample_id": f"9{clash['sample_id']}"} for clash in contradicting()[:4]]
+    found = []
+    for name, given in (("one", rows), ("two", rows[::-1])):
+        build(tmp_path / name, given, refusal_markers=["sorry"], max_reject_rate=0.1)
+        out = tmp_path / name / "out"
+        files = [out / "verdict.json", *sorted(out.rglob("*.parquet"))]
+        found.append([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
+    assert found[0] == found[1]
+    labelled = read_parts(out / "rows", ROWS).to_pylist()
+    quarantine = read_parts(out / "quarantine", QUARANTINE).to_pylist()
+    verdict = (out / "verdict.json").read_text()
+    content = json.dumps([labelled, quarantine, conflicts(out.parent), verdict], sort_keys=True)
     assert (VERSION, hashlib.sha256(content.encode()).hexdigest()) == GOLDEN

@@ -13,7 +13,22 @@ from schemas.errors import ConfigError, PsavlmError
 
 def application() -> typer.Typer:
     """The command with all its sub-commands."""
-    from flows.cli import answer, doctor, explain, plan, registry, run, servers, steps, sweep
+    from flows.cli import (
+        answer,
+        audit,
+        doctor,
+        explain,
+        gc,
+        lineage,
+        plan,
+        registry,
+        run,
+        servers,
+        sources,
+        steps,
+        sweep,
+        verify,
+    )
 
     app = typer.Typer(
         name="psavlm",
@@ -23,7 +38,11 @@ def application() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
-    for part in (run, plan, sweep, steps, answer, explain, registry, servers, doctor):
+    parts = (
+        run, plan, sweep, steps, sources, audit, answer, explain, registry, lineage, verify, gc,
+        servers, doctor,
+    )  # fmt: skip
+    for part in parts:
         part.register(app)
     return app
 

@@ -19,6 +19,8 @@ from flows.cli.options import (
     Seed,
     Source,
 )
+from flows.cli.recipe import show_recipe
+from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     from schemas.plan import Plan, PlannedStep
@@ -33,6 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(  # noqa: PLR0913 - the options are those of a run
+    context: typer.Context,
     preset: Preset = "tiny",
     root: Root = DEFAULT_ROOT,
     source: Source = None,
@@ -44,9 +47,20 @@ def plan(  # noqa: PLR0913 - the options are those of a run
     cluster: Cluster = "",
     until: Annotated[str | None, typer.Option(help="Last step to plan.")] = None,
     promote: Annotated[bool, typer.Option(help="Let the gate decide on the model.")] = True,
+    recipe: Annotated[
+        str,
+        typer.Option(help="In place of a run: a recipe (.toml) of published data sets."),
+    ] = "",
     json: Json = False,
 ) -> None:
-    """Tell what a run with these options would do: steps, rows, training, time and disk."""
+    """Tell what a run with these options would do: steps, rows, training, time and disk.
+
+    With --recipe: which data sets of a recipe are here, missing or closed.
+    """
+    if recipe:
+        _check_alone(context)
+        show_recipe(recipe, json=json)
+        return
     from flows.parameters import check_inputs, checked_until, configured
     from flows.plan import planned
 
@@ -61,6 +75,18 @@ def plan(  # noqa: PLR0913 - the options are those of a run
         sys.stdout.write(told.model_dump_json() + "\n")
     else:
         _show(told)
+
+
+def _check_alone(context: typer.Context) -> None:
+    """ConfigError for options of a run beside --recipe: they would do nothing."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = sorted(name for name, by in sources.items() if by and by.name == "COMMANDLINE")
+    given = [name for name in given if name not in ("recipe", "json")]
+    if given:
+        option = f"--{given[0].replace('_', '-')}"
+        raise ConfigError(
+            f"{option} is about a run, and --recipe tells of data sets alone: leave out one of them"
+        )
 
 
 def _show(plan: "Plan") -> None:

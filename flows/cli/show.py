@@ -54,14 +54,15 @@ def summary(outcome: Outcome, reports: list[ArmReport], store: Store) -> None:
     }
     for name, artifact in places.items():
         if artifact is not None:
-            console.print(f"{name:<10} {_place(store, artifact, INSIDE[name])}", soft_wrap=True)
+            console.print(f"{name:<10} {place(store, artifact, INSIDE[name])}", soft_wrap=True)
     if model := places["model"]:
         console.print(f"{'artifact':<10} {model.uri}", soft_wrap=True)
     if outcome.decision is not None:
         console.print(f"{'gate':<10} {in_words(outcome.decision)}", soft_wrap=True)
 
 
-def _place(store: Store, artifact: Artifact, inside: str) -> str:
+def place(store: Store, artifact: Artifact, inside: str) -> str:
+    """Where a file of an artifact lies."""
     attempt = store.manifest(artifact).attempt
     return f"{artifact.uri}/attempts/{attempt}/{inside}"
 

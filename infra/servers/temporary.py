@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
+from infra.servers import watched
 from infra.servers.ask import ask
 from infra.servers.health import SILENT
 from infra.servers.ports import spare_port
-from infra.servers.run import end
 from schemas.errors import ServerError
 
 PATIENCE_S = 180.0
+HOST = "127.0.0.1"
 # It has no deployments of its own; runs that are scheduled wait for `psavlm up`.
 SERVICES_OFF = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
@@ -30,13 +29,13 @@ class Temporary:
     def __init__(self, log: Path) -> None:
         self.log = log
         port = spare_port()
-        self.url = f"http://127.0.0.1:{port}/api"
-        command = ["-m", "prefect", "server", "start", "--no-ui", "--host", "127.0.0.1"]
+        self.url = f"http://{HOST}:{port}/api"
+        prefect = [sys.executable, "-m", "prefect", "server", "start", "--no-ui"]
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, *command, "--port", str(port)],
+                [sys.executable, watched.__file__, *prefect, "--host", HOST, "--port", str(port)],
                 env={**os.environ, **SERVICES_OFF, "PREFECT_API_URL": self.url},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # closed when this process is gone, however it went
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 # Ctrl-C is for the flow, which then tells the server how it ended.
@@ -63,5 +62,4 @@ def temporary(home: Path) -> Iterator[Temporary]:
     try:
         yield server
     finally:
-        end([psutil.Process(server.process.pid)] if server.process.poll() is None else [])
-        server.process.wait()
+        server.process.communicate()

@@ -70,8 +70,9 @@ def _for_sources(config: PipelineConfig) -> PipelineConfig:
     tree = config.model_dump()
     if not any(of_world):
         tree["world"] = None
-    if config.report.blur is None:
-        tree["report"]["blur"] = not (of_world and all(of_world))
+    for name in ("report", "audit"):
+        if tree[name]["blur"] is None:
+            tree[name]["blur"] = not (of_world and all(of_world))
     return PipelineConfig.model_validate(tree)
 
 
@@ -111,13 +112,14 @@ def _spread(tree: dict[str, Any], preset: str) -> dict[str, Any]:
     """Put `method` and `taxonomy`, which a preset states once, where the config wants them."""
     tree = {**tree}
     method, taxonomy = tree.pop("method", {}), tree.pop("taxonomy", "taxonomy")
-    sections = ("ingest", "validation", "evaluate", "balance", "stage2_balance", *Stage)
+    reading = ("ingest", "validation", "evaluate", "audit", *Stage)  # the taxonomy
+    sections = (*reading, "balance", "stage2_balance")
     for name in map(str, sections):
         if not isinstance(tree.setdefault(name, {}), dict):
             raise ConfigError(
                 f"preset {preset!r}: {name} = {tree[name]!r:.80}: a table [{name}] was expected"
             )
-    for name in ("ingest", "validation", "evaluate", *map(str, Stage)):
+    for name in map(str, reading):
         tree[name] = {"taxonomy": taxonomy, **tree[name]}
     for stage in Stage:
         tree[stage.value] = {"stage": stage, "method": method, **tree[stage.value]}

@@ -2,6 +2,23 @@
 
 from collections.abc import Mapping
 from math import floor
+from typing import NamedTuple, TypeVar
+
+
+class Stratum(NamedTuple):
+    """Rows of one type, level and source."""
+
+    risk_type: str
+    level: int
+    source: str
+
+    @property
+    def name(self) -> str:
+        """As messages tell it, and in whose order ties between strata are broken."""
+        return f"{self.risk_type}/{self.level}/{self.source}"
+
+
+Name = TypeVar("Name", Stratum, str)
 
 
 def sides(total: int, clean_per_unsafe: float) -> tuple[int, int]:
@@ -30,7 +47,7 @@ def largest_total(unsafe: int, clean: int, clean_per_unsafe: float) -> int:
     return low if sides(low, clean_per_unsafe)[0] else 0
 
 
-def apportion(sizes: Mapping[str, int], total: int) -> dict[str, int]:
+def apportion(sizes: Mapping[Name, int], total: int) -> dict[Name, int]:
     """Split `total` over strata in proportion to their sizes.
 
     Webster's method: the `total` smallest values of (k + 1/2) / size over all strata and places
@@ -47,3 +64,13 @@ def apportion(sizes: Mapping[str, int], total: int) -> dict[str, int]:
         given[max(given, key=lambda n: ((2 * given[n] - 1) / sizes[n], n))] -= 1
         missing += 1
     return given
+
+
+def capped(sizes: Mapping[Stratum, int], caps: Mapping[str, int]) -> dict[Stratum, int]:
+    """The sizes that are left when each source gives at most its cap, its strata in proportion."""
+    left = dict(sizes)
+    for source, cap in caps.items():
+        own = {stratum: size for stratum, size in sizes.items() if stratum.source == source}
+        if sum(own.values()) > cap:
+            left |= apportion(own, cap)
+    return left

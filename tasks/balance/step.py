@@ -1,52 +1,36 @@
-"""The step itself: read narrow columns, choose by hash, write the rows and the plan."""
+"""The step itself: read narrow columns, choose by hash, write the rows, the plan and its ratios."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from math import floor
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra.parts import parts
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import BalanceConfig
-from schemas.errors import ConfigError, DataError
+from schemas.errors import ConfigError
+from schemas.ratios import Ratios
 from schemas.samples import ROWS
-from tasks.balance.order import hash_keys, plan_order, stirred
-from tasks.balance.shares import apportion, sides
+from tasks.balance.draw import draw
+from tasks.balance.pool import read_pool
+from tasks.balance.ratios import count_ratios
 
-VERSION = 1
-NARROW = ["sample_id", "split", "risk_type", "risk_level", "source", "supervises"]
+VERSION = 2
 PLAN = pa.schema([("row", pa.int32())])
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The training items to choose from.
-
-    keys (n,) uint64; place (n,) int64 row among all rows; stratum (n,) int32 index into names
-    (`type/level/source`); unsafe (n,) bool.
-    """
-
-    keys: np.ndarray
-    place: np.ndarray
-    stratum: np.ndarray
-    unsafe: np.ndarray
-    names: list[str]
+RATIOS = "ratios.json"
 
 
 def balance(config: BalanceConfig, labelled: Artifact, *, store: Store) -> Artifact:
-    """Labelled -> balanced (`rows/part-00000.parquet`, `plan.parquet`), training split only.
+    """Labelled -> balanced, training split only.
 
-    Counts: in (training rows to choose from), unsafe and clean (items of an epoch), rows
-    (distinct), positions (of the plan).
+    `rows/part-00000.parquet`, `plan.parquet`, and `ratios.json` (schemas/ratios.py).
+    Counts: in (training rows, before caps), unsafe and clean (items of an epoch), rows (distinct),
+    positions (of the plan).
 
     Raises:
-        ConfigError: `size` and `total` do not go together.
+        ConfigError: `size` and `total` do not go together, or a capped source is unknown.
         DataError: a side is empty, or has fewer items than asked for.
     """
     if (config.size == "fixed_total") != (config.total is not None):
@@ -65,114 +49,20 @@ def balance(config: BalanceConfig, labelled: Artifact, *, store: Store) -> Artif
 
 def build_balanced(folder: Path, config: BalanceConfig, labelled: Path) -> dict[str, int]:
     """Choose from a labelled folder into an empty folder."""
-    pool = _pool(labelled, config)
-    want_unsafe, want_clean = _sizes(pool, config)
-    sides = [
-        _choose(pool, want_unsafe, config=config, unsafe=True),
-        _choose(pool, want_clean, config=config, unsafe=False),
-    ]
-    item, copy = (np.concatenate(columns) for columns in zip(*sides, strict=True))
-    chosen, rows = np.unique(pool.place[item], return_inverse=True)
-    plan = plan_order(
-        rows.astype(np.int32),
-        np.where(copy > 0, stirred(pool.keys[item], copy), pool.keys[item]),
-        unsafe=pool.unsafe[item],
-        epochs=config.epochs,
-    )
-    _write_rows(labelled, chosen, folder)
-    pq.write_table(pa.table([plan], schema=PLAN), folder / "plan.parquet")
-    counts = {"in": len(pool.keys), "unsafe": want_unsafe, "clean": want_clean}
-    return {**counts, "rows": len(chosen), "positions": len(plan)}
+    whole = read_pool(labelled, config)
+    pool = whole.capped(config.source_caps)
+    order = draw(pool, config)
+    _write_rows(labelled, pool.place[order.chosen], folder)
+    pq.write_table(pa.table([order.plan], schema=PLAN), folder / "plan.parquet")
+    told = count_ratios(whole, pool, order, config).model_dump_json(indent=1)
+    (folder / RATIOS).write_text(f"{told}\n", encoding="utf-8")
+    counts = {"in": len(whole.keys), "unsafe": order.unsafe, "clean": order.clean}
+    return {**counts, "rows": len(order.chosen), "positions": len(order.plan)}
 
 
-def _pool(labelled: Path, config: BalanceConfig) -> Pool:
-    """Part by part, so that ten million rows cost their keys and not their texts."""
-    pieces: list[tuple[np.ndarray, ...]] = []
-    known: dict[str, int] = {}
-    start = 0
-    for path in parts(labelled / "rows"):
-        table = pq.read_table(path, columns=NARROW, partitioning=None)
-        wanted = pc.equal(table["split"], "train")
-        if config.with_answers_only:
-            wanted = pc.and_(wanted, pc.equal(table["supervises"], "both"))
-        own = table.filter(wanted)
-        strata = pc.binary_join_element_wise(
-            own["risk_type"], own["risk_level"].cast(pa.string()), own["source"], "/"
-        )
-        coded = pa.concat_arrays(strata.chunks or [pa.array([], pa.string())]).dictionary_encode()
-        codes = [known.setdefault(name, len(known)) for name in coded.dictionary.to_pylist()]
-        pieces.append(
-            (
-                hash_keys(own["sample_id"].to_pylist(), seed=config.seed),
-                start + np.flatnonzero(np.asarray(wanted)),
-                np.array(codes, np.int32)[np.asarray(coded.indices)],
-                np.asarray(own["risk_level"]) > 0,
-            )
-        )
-        start += table.num_rows
-    keys, place, stratum, unsafe = (np.concatenate(c) for c in zip(*pieces, strict=True))
-    return Pool(keys, place, stratum, unsafe, list(known))
-
-
-def _sizes(pool: Pool, config: BalanceConfig) -> tuple[int, int]:
-    """Unsafe and clean items of an epoch; DataError for a side without a single item."""
-    unsafe, clean = int(pool.unsafe.sum()), int((~pool.unsafe).sum())
-    ratio = config.clean_per_unsafe
-    asked = " with an answer" if config.with_answers_only else ""
-    if not unsafe:
-        raise DataError(
-            f"no unsafe row{asked} in the training split ({clean} clean ones): there is nothing "
-            "to learn risks from; add a source with labelled risks, or check its label mapping"
-        )
-    if ratio > 0 and not clean:
-        raise DataError(
-            f"no clean row{asked} in the training split ({unsafe} unsafe ones), and "
-            f"clean_per_unsafe = {ratio:g}; add a clean source, or set clean_per_unsafe = 0"
-        )
-    if config.total is None:
-        return unsafe, floor(ratio * unsafe + 0.5)
-    want_unsafe, want_clean = sides(config.total, ratio)
-    if not want_unsafe:
-        raise DataError(
-            f"total = {config.total} at clean_per_unsafe = {ratio:g} has no unsafe item"
-        )
-    return want_unsafe, want_clean
-
-
-def _choose(
-    pool: Pool, want: int, *, config: BalanceConfig, unsafe: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Items of one side, by strata and hash order: (index into the pool, number of the copy)."""
-    side = np.flatnonzero(pool.unsafe == unsafe)
-    if not want:
-        return side[:0], side[:0]
-    numbers, counts = np.unique(pool.stratum[side], return_counts=True)
-    sizes = {pool.names[n]: int(c) for n, c in zip(numbers, counts, strict=True)}
-    if want > len(side) * config.max_repeat:
-        raise _too_few(want, sizes, config=config, unsafe=unsafe)
-    ordered = side[np.lexsort((side, pool.keys[side], pool.stratum[side]))]
-    groups = np.split(ordered, np.cumsum(counts)[:-1])
-    shares = apportion(sizes, want)
-    items, copies = [], []
-    for number, group in zip(numbers, groups, strict=True):
-        turn = np.arange(shares[pool.names[number]])
-        items.append(group[turn % len(group)])
-        copies.append(turn // len(group))
-    return np.concatenate(items), np.concatenate(copies)
-
-
-def _too_few(
-    want: int, sizes: Mapping[str, int], *, config: BalanceConfig, unsafe: bool
-) -> DataError:
-    there = sum(sizes.values())
-    word, remedy = ("unsafe", "total") if unsafe else ("clean", "clean_per_unsafe or total")
-    strata = ", ".join(f"{name}: {n}" for name, n in sorted(sizes.items(), key=lambda s: s[1])[:5])
-    return DataError(
-        f"{want} {word} items asked for (clean_per_unsafe = {config.clean_per_unsafe:g}), and the "
-        f"training split has {there} (smallest strata, type/level/source: {strata}), each used at "
-        f"most {config.max_repeat} times; lower {remedy}, or raise max_repeat to "
-        f"{-(-want // there)}"
-    )
+def read_ratios(balanced: Path) -> Ratios:
+    """What the order in a balanced folder was asked for, and what it holds."""
+    return Ratios.model_validate_json((balanced / RATIOS).read_bytes())
 
 
 def _write_rows(labelled: Path, chosen: np.ndarray, folder: Path) -> None:

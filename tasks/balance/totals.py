@@ -1,6 +1,7 @@
 """The size that a sweep gives all its ratios: what every one of them can be drawn from."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -11,7 +12,10 @@ from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import BalanceConfig
 from schemas.errors import DataError
-from tasks.balance.shares import largest_total
+from schemas.samples import askable
+from tasks.balance.shares import Stratum, capped, largest_total
+
+STRATUM = ["risk_type", "risk_level", "source"]
 
 
 def common_total(configs: Iterable[BalanceConfig], labelled: Artifact, *, store: Store) -> int:
@@ -22,31 +26,41 @@ def common_total(configs: Iterable[BalanceConfig], labelled: Artifact, *, store:
     Raises:
         DataError: none of the ratios can be drawn.
     """
+    asked = [(c.with_answers_only, c.source_caps, c.clean_per_unsafe) for c in configs]
     there = training_items(store.local(labelled))
-    asked = {(config.with_answers_only, config.clean_per_unsafe) for config in configs}
-    totals = [largest_total(*there[answered], ratio) for answered, ratio in asked]
+    totals = [
+        largest_total(*_sides(capped(there[answered], caps)), ratio)
+        for answered, caps, ratio in asked
+    ]
     found = min((total for total in totals if total), default=0)
     if not found:
-        (unsafe, clean), (answered_unsafe, answered_clean) = there[False], there[True]
+        (unsafe, clean), (answered_unsafe, answered_clean) = map(_sides, there.values())
+        left = " before source_caps" if any(caps for _, caps, _ in asked) else ""
         raise DataError(
-            f"no ratio of {sorted({ratio for _, ratio in asked})} can be drawn: the training split "
-            f"has {unsafe} unsafe and {clean} clean rows ({answered_unsafe} and {answered_clean} "
-            "of them with an answer); add sources, or look at the quarantine of validate"
+            f"no ratio of {sorted({ratio for *_, ratio in asked})} can be drawn: "
+            f"the training split has {unsafe} unsafe and {clean} clean rows{left} "
+            f"({answered_unsafe} and {answered_clean} of them with an answer); add sources, or "
+            "look at the quarantine of validate"
         )
     return found
 
 
-def training_items(labelled: Path) -> dict[bool, tuple[int, int]]:
-    """Unsafe and clean items of the training split: all (False), those with an answer (True)."""
-    counts = {False: [0, 0], True: [0, 0]}
+def training_items(labelled: Path) -> dict[bool, Counter[Stratum]]:
+    """Askable items of the training split by stratum: all (False), those with an answer (True)."""
+    counts: dict[bool, Counter[Stratum]] = {False: Counter(), True: Counter()}
     for path in parts(labelled / "rows"):
-        table = pq.read_table(
-            path, columns=["split", "risk_level", "supervises"], partitioning=None
-        )
-        table = table.filter(pc.equal(table["split"], "train"))
+        columns = ["split", "image_ids", "supervises", *STRATUM]
+        table = pq.read_table(path, columns=columns, partitioning=None)
+        table = table.filter(pc.and_(pc.equal(table["split"], "train"), askable(table)))
         answered = table.filter(pc.equal(table["supervises"], "both"))
         for key, own in ((False, table), (True, answered)):
-            unsafe = pc.sum(pc.greater(own["risk_level"], 0)).as_py() or 0
-            counts[key][0] += unsafe
-            counts[key][1] += own.num_rows - unsafe
-    return {key: (unsafe, clean) for key, (unsafe, clean) in counts.items()}
+            grouped = own.group_by(STRATUM).aggregate([([], "count_all")]).to_pylist()
+            for row in grouped:
+                counts[key][Stratum(*(row[name] for name in STRATUM))] += row["count_all"]
+    return counts
+
+
+def _sides(sizes: Mapping[Stratum, int]) -> tuple[int, int]:
+    """Unsafe and clean items."""
+    unsafe = sum(size for stratum, size in sizes.items() if stratum.level > 0)
+    return unsafe, sum(sizes.values()) - unsafe

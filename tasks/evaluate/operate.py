@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.guard import INTERVENTIONS, Answer, Verdict
 from model.policy import GuardPolicy, decide, risk_score, threshold_at
+from schemas.artifact import Artifact
 from schemas.sweep import MATCHED, UNCALIBRATED
 from tasks.encode import FeatureCache
 from tasks.evaluate.arms import open_backbone, open_guarded
@@ -42,7 +43,7 @@ class Operated:
 class Operator:
     """A trained model with the features of its items; `batch` of them go through at a time."""
 
-    def __init__(self, base: Path, model: Path, features: Path, *, batch: int) -> None:
+    def __init__(self, base: Path, model: Path, features: Artifact, *, batch: int) -> None:
         self.guarded, self.intervention = open_guarded(model, open_backbone(base))
         self.cache = FeatureCache(features)
         self.batch = batch

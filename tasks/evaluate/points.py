@@ -56,9 +56,7 @@ def evaluate_points(
         parents=parents,
         # How items are asked and judged is the evaluation's own.
         inputs={"evaluate": str(EVALUATE_VERSION), "taxonomy": taxonomy, **libraries()},
-        build=lambda folder: _build(
-            config, {name: store.local(p) for name, p in parents.items()}, folder, model.step
-        ),
+        build=lambda folder: _build(config, parents, store, folder),
     )
 
 
@@ -69,19 +67,19 @@ def read_points(artifact: Artifact, *, store: Store) -> tuple[pa.Table, dict[str
 
 
 def _build(
-    config: PointsConfig, parents: dict[str, Path], folder: Path, stage: str
+    config: PointsConfig, parents: dict[str, Artifact], store: Store, folder: Path
 ) -> dict[str, int]:
     from tasks.evaluate.operate import Asked, Operator
 
-    rows = held_out_rows(parents["labelled"])
+    rows = held_out_rows(store.local(parents["labelled"]))
     operator = Operator(
-        parents["base"] / FOLDER,
-        parents["model"] / FOLDER,
+        store.local(parents["base"]) / FOLDER,
+        store.local(parents["model"]) / FOLDER,
         parents["features"],
         batch=config.evaluate.batch,
     )
     asked = [Asked(_image(row), question_of(row), row["risk_type"] == CLEAN) for row in rows]
-    with progress(f"evaluate {stage}", len(rows)) as tick:
+    with progress(f"evaluate {parents['model'].step}", len(rows)) as tick:
         points = operator.operate(
             asked,
             rate=config.false_positive_rate,

@@ -15,7 +15,7 @@ from schemas.artifact import Artifact
 from schemas.config import EvaluateConfig
 from schemas.errors import DataError
 from schemas.report import ArmReport
-from schemas.samples import ROWS
+from schemas.samples import ROWS, askable
 from schemas.taxonomy import load_taxonomy
 from tasks.base_model import FOLDER, libraries
 from tasks.encode import FeatureCache
@@ -64,9 +64,7 @@ def evaluate(
         config={"arm": arm, **config.model_dump()},
         parents=parents,
         inputs={"taxonomy": content_hash(load_taxonomy(config.taxonomy)), **libraries()},
-        build=lambda folder: _evaluate(
-            config, arm, {name: store.local(p) for name, p in parents.items()}, folder
-        ),
+        build=lambda folder: _evaluate(config, arm, parents, store, folder),
     )
 
 
@@ -76,10 +74,10 @@ def read_report(artifact: Artifact, *, store: Store) -> ArmReport:
 
 
 def _evaluate(
-    config: EvaluateConfig, arm: str, parents: dict[str, Path], folder: Path
+    config: EvaluateConfig, arm: str, parents: dict[str, Artifact], store: Store, folder: Path
 ) -> dict[str, int]:
-    rows = held_out_rows(parents["labelled"])
-    answers = _answers(config, arm, parents, rows)
+    rows = held_out_rows(store.local(parents["labelled"]))
+    answers = _answers(config, arm, parents, store, rows)
     judge = Judge.of(rows, config.refusal_markers)
     judged = [judged_item(row, answer, judge) for row, answer in zip(rows, answers, strict=True)]
     report = arm_report(arm, judged, config, load_taxonomy(config.taxonomy))
@@ -89,13 +87,13 @@ def _evaluate(
 
 
 def held_out_rows(labelled: Path) -> list[dict[str, Any]]:
-    """The test split's rows in the order of asking; DataError if there are none."""
+    """The test split's askable rows in the order of asking; DataError if there are none."""
     table = read_parts(labelled / "rows", ROWS)
-    table = table.filter(pc.equal(table["split"], "test"))
+    table = table.filter(pc.and_(pc.equal(table["split"], "test"), askable(table)))
     if not table.num_rows:
         raise DataError(
-            "no row is in the test split, so nothing can be evaluated: give a source with "
-            "split=test, or raise ingest.test"
+            "no row of at most one image is in the test split, so nothing can be evaluated: give "
+            "a source with split=test, or raise ingest.test"
         )
     # Items of like length together: less padding, and the same batches on every run.
     rows = table.sort_by("sample_id").to_pylist()
@@ -108,14 +106,18 @@ def question_of(row: dict[str, Any]) -> str:
 
 
 def _answers(
-    config: EvaluateConfig, arm: str, parents: dict[str, Path], rows: list[dict[str, Any]]
+    config: EvaluateConfig,
+    arm: str,
+    parents: dict[str, Artifact],
+    store: Store,
+    rows: list[dict[str, Any]],
 ) -> list["Answer"]:
     from tasks.evaluate.arms import open_arm
 
     cache = FeatureCache(parents["features"])
     respond = open_arm(
-        parents["base"] / FOLDER,
-        parents["model"] / FOLDER if "model" in parents else None,
+        store.local(parents["base"]) / FOLDER,
+        store.local(parents["model"]) / FOLDER if "model" in parents else None,
         max_new_tokens=config.max_new_tokens,
     )
     answers: list[Answer] = []

@@ -1,6 +1,5 @@
 """An image reference -> bytes that were decoded to the last pixel, or the reason why not."""
 
-import hashlib
 import io
 import struct
 import zlib
@@ -12,6 +11,7 @@ from infra.places import read_below
 from schemas.config import IngestConfig
 from schemas.errors import ConfigError
 from schemas.samples import ImageRef
+from tasks.ingest.phash import perceptual_hash
 
 # Pillow knows some 40 formats; the others are not images of data sets but ways in.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
@@ -28,6 +28,8 @@ class Picture:
     format: str
     width: int
     height: int
+    phash: str
+    phash_quality: int
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,12 @@ class Refusal:
     detail: str
 
 
-def load(ref: ImageRef, *, folder: str, config: IngestConfig) -> Picture | Refusal:
-    """Read within the byte limit, check the header's pixels, then decode strictly."""
+def fetch(ref: ImageRef, *, folder: str, config: IngestConfig) -> bytes | Refusal:
+    """The encoded bytes, read within the byte limit."""
     data = ref.data if ref.data is not None else _fetch(ref.path or "", folder, config)
-    if isinstance(data, Refusal):
-        return data
-    if len(data) > config.max_image_bytes:
+    if isinstance(data, bytes) and len(data) > config.max_image_bytes:
         return Refusal("image_too_big", f"more than {config.max_image_bytes} bytes")
-    return _decode(data, config.max_image_pixels)
+    return data
 
 
 def _fetch(path: str, folder: str, config: IngestConfig) -> bytes | Refusal:
@@ -66,7 +66,8 @@ def _fetch(path: str, folder: str, config: IngestConfig) -> bytes | Refusal:
         return Refusal("image_missing", path)
 
 
-def _decode(data: bytes, max_pixels: int) -> Picture | Refusal:
+def decode(image_id: str, data: bytes, *, max_pixels: int) -> Picture | Refusal:
+    """Check the header's pixels, then decode strictly."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
@@ -74,10 +75,11 @@ def _decode(data: bytes, max_pixels: int) -> Picture | Refusal:
                 return Refusal("image_too_many_pixels", f"{width} x {height}, limit {max_pixels}")
             image.load()
             kind = str(image.format)
+            phash, quality = perceptual_hash(image)
     except Image.DecompressionBombError:
         return Refusal("image_too_many_pixels", "the header announces a decompression bomb")
     except FAULTS as error:
         # Pillow's "cannot identify" names an object's address, which differs from run to run.
         detail = str(error).partition(" <_io")[0]
         return Refusal("image_unreadable", f"{type(error).__name__}: {detail}")
-    return Picture(hashlib.sha256(data).hexdigest(), data, kind, width, height)
+    return Picture(image_id, data, kind, width, height, phash, quality)

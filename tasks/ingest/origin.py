@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from infra.fingerprint import content_hash
-from infra.places import check_folder, expand, folder_identity, identity
+from infra.identity import folder_identity, identity
+from infra.places import check_folder
 from schemas.config import IngestConfig, SourceConfig
 from schemas.errors import ConfigError
 from schemas.taxonomy import load_mapping, load_taxonomy
-from tasks.sources import reader_of
+from tasks.sources import check_use, reader_of
 
 WORLD = "world:"
 
@@ -20,14 +21,20 @@ def in_world(source: SourceConfig) -> bool:
 
 
 def named(config: IngestConfig) -> dict[str, SourceConfig]:
-    """Sources by name; without one it is `format-stem`. ConfigError for none or two alike."""
+    """Sources by name; without one it is `format-stem`.
+
+    Raises:
+        ConfigError: no source, two of one name, or data for evaluation only that would train.
+    """
     if not config.sources:
         raise ConfigError("no sources: give at least one, such as format=table,uri=my.csv")
     sources: dict[str, SourceConfig] = {}
     for source in config.sources:
-        reader_of(source)
+        check_use(source)
         stem = PurePosixPath(source.uri.removeprefix(WORLD)).name.partition(".")[0]
-        name = source.name or f"{source.format}-{stem}"
+        # A format of one's own is a path: its name in the file is shorter, and the same elsewhere.
+        form = reader_of(source).form
+        name = source.name or f"{form.name if form else source.format}-{stem}"
         if name in sources:
             raise ConfigError(
                 f"two sources are called {name!r} ({sources[name].uri!r} and {source.uri!r}); "
@@ -48,7 +55,7 @@ def check_sources(config: IngestConfig) -> None:
     for source in named(config).values():
         load_mapping(source.labels or reader_of(source).labels)
         if not source.uri.startswith(WORLD):
-            expand(source.uri)
+            reader_of(source).files(source)
         if source.images and not source.images.startswith(WORLD):
             check_folder(source.images)
 
@@ -73,10 +80,12 @@ def inputs(config: IngestConfig, sources: Mapping[str, SourceConfig]) -> dict[st
     """
     found = {"taxonomy": content_hash(load_taxonomy(config.taxonomy))}
     for name, source in sources.items():
-        mapping = source.labels or reader_of(source).labels
-        found[f"labels:{name}"] = content_hash(load_mapping(mapping))
+        reader = reader_of(source)
+        found[f"labels:{name}"] = content_hash(load_mapping(source.labels or reader.labels))
+        if reader.form:
+            found[f"format:{name}"] = content_hash(reader.form)
         if not source.uri.startswith(WORLD):
-            lines = [f"{file.name}\t{identity(file.uri)}" for file in expand(source.uri)]
+            lines = [f"{file.name}\t{identity(file.uri)}" for file in reader.files(source)]
             found[f"data:{name}"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
         if source.images and not source.images.startswith(WORLD):
             found[f"images:{name}"] = folder_identity(source.images)

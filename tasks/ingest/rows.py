@@ -1,7 +1,6 @@
-"""A record -> a row of ROWS: its label mapped, its split set, its identity computed."""
+"""A record -> a row of ROWS: its label mapped, its identity computed."""
 
 from dataclasses import dataclass
-from hashlib import sha256
 from json import dumps
 from typing import Any
 
@@ -24,6 +23,11 @@ class Origin:
     source: SourceConfig
     mapping: LabelMapping
     taxonomy: Taxonomy
+
+    @property
+    def licence(self) -> str:
+        """The source's own, else the one that its format is known to have."""
+        return self.source.licence or reader_of(self.source).licence
 
     @classmethod
     def of(cls, name: str, source: SourceConfig, config: IngestConfig) -> "Origin":
@@ -60,47 +64,44 @@ class Rows:
         self._fresh = []
 
 
-def make_row(
-    record: RawRecord, image_ids: list[str], *, origin: Origin, config: IngestConfig
-) -> dict[str, Any]:
-    """One row. DataError, naming file, row and value, for an unknown label, level or split."""
+def make_row(record: RawRecord, image_ids: list[str], *, origin: Origin) -> dict[str, Any]:
+    """One row, whose group is not known yet and whose split is the stated one, if any.
+
+    Raises:
+        DataError: an unknown label, level or split; it names file, row and value.
+    """
     where = f"source {origin.name!r}, {record.source_key}"
-    risk_type, risk_level = map_label(
-        record.label, record.level, mapping=origin.mapping, taxonomy=origin.taxonomy, where=where
-    )
+    (risk_type, risk_level), *others = _risks(record, origin, where)
     if record.split is not None and record.split not in SPLITS:
         raise DataError(f"{where}: unknown split {record.split!r}; known: {', '.join(SPLITS)}")
-    own = sample_id(origin.name, record.source_key, record.messages, image_ids)
-    group = image_ids[0] if image_ids else own
-    split = assign_split(record.split or origin.source.split, group, config=config)
     answered = any(m.role == "assistant" and m.text for m in record.messages)
     return {
-        "sample_id": own,
+        "sample_id": sample_id(origin.name, record.source_key, record.messages, image_ids),
         "image_ids": image_ids,
         "source": origin.name,
         "source_key": record.source_key,
-        "split": split,
+        "split": record.split or origin.source.split,
         "messages": [{"role": m.role, "text": m.text} for m in record.messages],
         "risk_type": risk_type,
         "risk_level": risk_level,
-        "supervises": "evaluation" if split == "test" else "both" if answered else "concept",
+        "supervises": "both" if answered else "concept",
         "language": record.language,
-        "licence": record.licence or origin.source.licence,
-        "group_id": group,
-        "extra": dumps(record.extra, sort_keys=True, ensure_ascii=False),
+        "licence": record.licence or origin.licence,
+        "slices": sorted(record.slices.items()),
+        "extra": dumps(
+            {**record.extra, **({"other_risks": others} if others else {})},
+            sort_keys=True,
+            ensure_ascii=False,
+        ),
     }
 
 
-def assign_split(stated: str | None, group_id: str, *, config: IngestConfig) -> str:
-    """The split of an image group: hashed, so that all items of an image share it.
-
-    A stated train split gives its share to calibration too: without one no threshold could be set.
-    """
-    if stated in ("calibration", "test"):
-        return stated
-    digest = sha256(f"{config.seed}:{group_id}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
-    if place < config.calibration:
-        return "calibration"
-    free = stated is None and place < config.calibration + config.test
-    return "test" if free else "train"
+def _risks(record: RawRecord, origin: Origin, where: str) -> list[tuple[str, int]]:
+    """Type and level of each label, the gravest first; of two alike the first named."""
+    found = [
+        map_label(
+            label, record.level, mapping=origin.mapping, taxonomy=origin.taxonomy, where=where
+        )
+        for label in (record.label, *record.also)
+    ]
+    return sorted(dict.fromkeys(found), key=lambda risk: -risk[1])

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -16,23 +17,30 @@ from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import IngestConfig, SourceConfig
 from schemas.errors import ConfigError, DataError
-from schemas.samples import REJECTS, RawRecord, RawReject
-from tasks.ingest.images import Picture, Refusal, load
+from schemas.samples import REJECTS, ImageRef, RawRecord, RawReject
+from tasks.images import image_library
+from tasks.ingest.images import Picture, Refusal, decode, fetch
 from tasks.ingest.origin import in_world, inputs, located, named
 from tasks.ingest.rows import Origin, Rows, make_row
+from tasks.ingest.seen import Seen
 from tasks.ingest.shards import ImageSpool
+from tasks.ingest.splits import settled
 from tasks.sources import reader_of
 
-VERSION = 1
+VERSION = 2
 # Records held at once. Pillow and sha256 leave the interpreter's lock: threads decode in parallel.
 BATCH = 64
 THREADS = 4
 
-Loaded = tuple[RawRecord, list[Picture]]
+# An image that is new, or the id of one that the root has.
+Loaded = tuple[RawRecord, list[Picture | str]]
 
 
 def ingest(config: IngestConfig, world: Artifact | None = None, *, store: Store) -> Artifact:
-    """Sources -> samples (`rows/`, `images/`, `rejects/`); counts in, accepted, rejected, images.
+    """Sources -> samples (`rows/`, `images/`, `rejects/`); the image bytes go to the library.
+
+    Counts: in, accepted, rejected, images, how many of these had to be decoded, and
+    their bytes.
 
     Raises:
         ConfigError: no sources, an unknown format, two sources of one name, shares over 1.
@@ -47,7 +55,8 @@ def ingest(config: IngestConfig, world: Artifact | None = None, *, store: Store)
 
     def build(folder: Path) -> dict[str, int]:
         home = store.local(world) if world and parents else None
-        return build_samples(folder, config, {n: located(s, home) for n, s in sources.items()})
+        found = {name: located(source, home) for name, source in sources.items()}
+        return build_samples(folder, config, found, store=store)
 
     return store.artifact(
         "ingest",
@@ -60,24 +69,30 @@ def ingest(config: IngestConfig, world: Artifact | None = None, *, store: Store)
 
 
 def build_samples(
-    folder: Path, config: IngestConfig, sources: Mapping[str, SourceConfig]
+    folder: Path, config: IngestConfig, sources: Mapping[str, SourceConfig], *, store: Store
 ) -> dict[str, int]:
     """Read all sources into an empty folder; the files do not depend on any order of listing."""
     rows, rejects = Rows(), []
     with TemporaryFile(dir=folder) as file:
-        spool = ImageSpool(file)
+        spool = ImageSpool(image_library(store), file)
         for name, source in sources.items():
             before = len(rows)
             refused = _read(Origin.of(name, source, config), config, rows=rows, spool=spool)
             if len(rows) == before:
                 raise _empty(name, source.uri, refused)
             rejects += refused
-        spool.write(folder / "images")
-    write_parts(rows.table(), folder / "rows")
+        images = spool.facts()
+    write_parts(images, folder / "images")
+    write_parts(settled(rows.table(), images, config=config), folder / "rows")
     order = [(column, "ascending") for column in REJECTS.names]
     write_parts(pa.Table.from_pylist(rejects, REJECTS).sort_by(order), folder / "rejects")
-    counts = {"accepted": len(rows), "rejected": len(rejects), "images": len(spool)}
-    return {"in": len(rows) + len(rejects), **counts}
+    counts = {"accepted": len(rows), "rejected": len(rejects), "images": images.num_rows}
+    return {
+        "in": len(rows) + len(rejects),
+        **counts,
+        "decoded": spool.decoded,
+        "new_bytes": spool.new_bytes,
+    }
 
 
 def _read(
@@ -85,27 +100,32 @@ def _read(
 ) -> list[dict[str, str]]:
     """Put a source's good items into rows and spool; return the others as rows of REJECTS."""
     rejects = []
-    for item in _loaded(origin.source, config):
+    seen = Seen(spool.library.store, origin.source.images)
+    for item in _loaded(origin.source, config, spool, seen):
         if isinstance(item, RawReject):
             rejects.append({"source": origin.name, **asdict(item)})
             continue
         record, pictures = item
-        ids = [picture.image_id for picture in pictures]
-        rows.add(make_row(record, ids, origin=origin, config=config))
-        for picture in pictures:
-            spool.add(picture)
+        ids = [spool.use(picture) for picture in pictures]
+        rows.add(make_row(record, ids, origin=origin))
+        for ref, image_id in zip(record.images, ids, strict=True):
+            if ref.path is not None:
+                seen.note(ref.path, image_id)
+    seen.save()
     return rejects
 
 
-def _loaded(source: SourceConfig, config: IngestConfig) -> Iterator[Loaded | RawReject]:
-    """A source's items in order, each record with its decoded images."""
+def _loaded(
+    source: SourceConfig, config: IngestConfig, spool: ImageSpool, seen: Seen
+) -> Iterator[Loaded | RawReject]:
+    """A source's items in order, each record with its images."""
     read = reader_of(source).read(source, max_bytes=config.max_image_bytes)
     items = islice(read, source.limit)
-    fetch = partial(load, folder=source.images, config=config)
+    load = partial(_load, folder=source.images, config=config, spool=spool, seen=seen)
     with ThreadPoolExecutor(THREADS) as pool:
         while batch := list(islice(items, BATCH)):
             refs = {ref for item in batch if isinstance(item, RawRecord) for ref in item.images}
-            pictures = dict(zip(refs, pool.map(fetch, refs), strict=True))
+            pictures = dict(zip(refs, pool.map(load, refs), strict=True))
             for item in batch:
                 if isinstance(item, RawReject):
                     yield item
@@ -115,7 +135,23 @@ def _loaded(source: SourceConfig, config: IngestConfig) -> Iterator[Loaded | Raw
                 if refusal:
                     yield RawReject(item.source_key, refusal.reason, refusal.detail)
                 else:
-                    yield item, [p for p in found if isinstance(p, Picture)]
+                    yield item, [p for p in found if not isinstance(p, Refusal)]
+
+
+def _load(
+    ref: ImageRef, *, folder: str, config: IngestConfig, spool: ImageSpool, seen: Seen
+) -> Picture | str | Refusal:
+    """A new image, decoded to the last pixel; the id of a known one; or why it cannot be used."""
+    known = seen.image_of(ref.path) if ref.path is not None else None
+    if known and spool.knows(known):
+        return known
+    data = fetch(ref, folder=folder, config=config)
+    if isinstance(data, Refusal):
+        return data
+    image_id = sha256(data).hexdigest()
+    if spool.knows(image_id):
+        return image_id
+    return decode(image_id, data, max_pixels=config.max_image_pixels)
 
 
 def _empty(name: str, uri: str, refused: list[dict[str, str]]) -> DataError:

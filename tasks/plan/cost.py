@@ -19,6 +19,7 @@ DECIDES = {
     "encode": ("dtype",),
     "evaluate": ("arm",),
 }
+NEW = ("decoded", "encoded")
 # Parents whose such settings count too.
 KIN = ("world", "base")
 
@@ -63,14 +64,19 @@ def costs(folder: str, rows: int | None, *, store: PlanningStore) -> Cost:
     for made in store.finished(step):
         seconds = made.provenance.get("seconds")
         before = _work(step, made.config, counted(step, made.counts))
-        if seconds is None or not work or not before:
+        if seconds is None or not work or not before or not _all_new(made.counts):
             continue
         if _traits(step, made.config, made.parents, store) == like:
-            size = sum(entry.bytes for entry in made.files)
+            size = sum(entry.bytes for entry in made.files) + made.counts.get("new_bytes", 0)
             grown = work / before if step in COUNTED else 1
             uri = f"{store.root}/{step}/{made.fingerprint}"
             return Cost(round(seconds * work / before, 1), round(size * grown), uri)
     return Cost()
+
+
+def _all_new(counts: Mapping[str, int]) -> bool:
+    """Whether nothing of a step's work lay in the root before: else it took less than it is."""
+    return all(counts.get(name, counts.get("images")) == counts.get("images") for name in NEW)
 
 
 def _work(step: str, config: Settings, rows: int | None) -> int | None:

@@ -61,7 +61,8 @@ class Expected:
     def balanced(self, config: BalanceConfig) -> tuple[Rows | None, str]:
         """The rows of an epoch, and why they cannot be drawn (empty if they can, as far as known).
 
-        Which rows have an answer is not among the counts: with `with_answers_only` it is at most.
+        Neither which rows have an answer nor how many a source has is among the counts: with
+        `with_answers_only` or `source_caps` it is at most.
         """
         if self.train is None:
             return (None if config.total is None else Rows(config.total)), ""
@@ -69,6 +70,8 @@ class Expected:
         want = unsafe, floor(config.clean_per_unsafe * unsafe + 0.5)
         if config.total is not None:
             want = sides(config.total, config.clean_per_unsafe)
+        elif config.source_caps:
+            return Rows(sum(want), at_most=True), ""
         for word, asked, there in zip(("unsafe", "clean"), want, self.train, strict=True):
             if asked > there * config.max_repeat:
                 return Rows(sum(want)), f"asks for {asked} {word} rows, and there are {there}"

@@ -54,5 +54,5 @@ def _thumbnails(
     ids = {n: image_id for n, image_id in ids.items() if image_id}
     if not (ids and inputs.samples):
         return {}
-    images = find_images(store.local(inputs.samples), ids.values())
+    images = find_images(inputs.samples, list(ids.values()))
     return {f"worst-{n}": thumbnail(images[i], blur=config.blur) for n, i in ids.items()}

@@ -34,12 +34,12 @@ def looks(config: ReportConfig, inputs: ReportInputs, items: Items, store: Store
 
     guarded, _ = load_guarded(inputs.trained)
     ids, questions = [r["image_id"] for r in rows], [r["question"] for r in rows]
-    features = FeatureCache(store.local(inputs.features)).batch(ids)
+    features = FeatureCache(inputs.features).batch(ids)
     found = attention(guarded.model, features, questions)
     if found.side is None:
         return [], {}
     verdicts = guarded.judge(features, questions)
-    images = find_images(store.local(inputs.samples), ids)
+    images = find_images(inputs.samples, ids)
     pictures = [blurred(images[i]) if config.blur else images[i] for i in ids]
     pixels = as_seen(guarded.model.backbone, pictures).permute(0, 2, 3, 1).numpy()
     heats, tokens = found.grid().float().cpu().numpy(), found.tokens.tolist()

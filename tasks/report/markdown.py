@@ -10,6 +10,17 @@ NOTE = (
     "nothing about LLaVA."
 )
 Row = dict[str, str]
+# Counts of validate -> what they are in words, and what follows from it.
+COUNTED = {
+    "supervises_both": ("label and answer", "teach the safety head and the language model"),
+    "supervises_concept": ("label only", "teach the safety head"),
+    "supervises_evaluation": ("for evaluation", "teach nothing"),
+    "concept_only": ("risky, and the answer complies", "teach only the safety head"),
+    "clean_by_level": ("a risk type of level 0", "count as clean"),
+    "conflicts": ("labels in conflict", "within one image group, see conflicts.parquet"),
+    "several_images": ("several images", "kept, and not used by today's models"),
+    "text_only": ("text alone", "no image"),
+}
 
 
 def headline_table(numbers: dict[str, Any]) -> list[Row]:
@@ -37,6 +48,7 @@ def data_table(numbers: dict[str, Any]) -> list[Row]:
             for why in step["reasons"]:
                 what = {"what": f"{name}: {why['reason']}", "number": str(why["rows"])}
                 rows.append({**what, "notes": f"source {why['source']}"})
+    rows += _snapshot(data.get("checking", {}))
     for order in data.get("orders", []):
         rows.append(
             {
@@ -47,6 +59,55 @@ def data_table(numbers: dict[str, Any]) -> list[Row]:
             }
         )
     return rows
+
+
+def _snapshot(step: dict[str, Any]) -> list[Row]:
+    """What the rows are, as far as the step counts it, and the licences of those that stay."""
+    rows = [
+        {"what": f"rows: {what}", "number": str(step[name]), "notes": notes}
+        for name, (what, notes) in COUNTED.items()
+        if step.get(name)
+    ]
+    for licence in step.get("licences", []):
+        what = f"licence {licence['licence']}" if licence["named"] else "no licence named"
+        told = "non-commercial, " if licence["non_commercial"] else ""
+        told += f"source {licence['source']}, {licence['images']} images"
+        rows.append({"what": what, "number": str(licence["rows"]), "notes": told})
+    return rows
+
+
+def orders_table(numbers: dict[str, Any]) -> list[Row]:
+    """Asked and achieved items of each training order, per epoch, risk type, level and source."""
+    rows = []
+    for order in numbers.get("data", {}).get("orders", []):
+        stage = {"order": arm_name(order["stage"])}
+        for epoch in order["each_epoch"]:
+            what = {"what": f"epoch {epoch['epoch']}", "asked": f"{order['asked']:g} : 1"}
+            told = f"{epoch['unsafe']} unsafe, {epoch['clean']} clean"
+            rows.append(
+                {
+                    **stage,
+                    **what,
+                    "achieved": ratio(epoch["clean"], epoch["unsafe"]),
+                    "notes": told,
+                }
+            )
+        rows += [{**stage, **_share(share, order)} for share in order["shares"]]
+    return rows
+
+
+def _share(share: dict[str, Any], order: dict[str, Any]) -> Row:
+    notes = f"{share['there']} rows in the training split"
+    if share["pool"] < share["there"]:
+        notes += f", {share['pool']} left by source_caps"
+    if order["most_uses"] > 1:
+        notes += f", each used up to {order['most_uses']} times"
+    return {
+        "what": f"{share['by']} {share['name']}",
+        "asked": f"{share['asked']:.10g}",
+        "achieved": str(share["achieved"]),
+        "notes": notes,
+    }
 
 
 def markdown(numbers: dict[str, Any], *, plots: Sequence[str] = ()) -> str:
@@ -66,6 +127,8 @@ def markdown(numbers: dict[str, Any], *, plots: Sequence[str] = ()) -> str:
         parts += ["## Training", table(_losses(numbers))]
     if rows := data_table(numbers):
         parts += ["## Data", table(rows)]
+    if rows := orders_table(numbers):
+        parts += ["## Training order", table(rows)]
     if plots:
         parts += ["## Charts", *(f"![{path.split('/')[-1][:-4]}]({path})" for path in plots)]
     return "\n\n".join([*parts, *_origin(numbers)]) + "\n"

@@ -5,14 +5,10 @@ A blurred image is averaged over a few cells before it is written: the pixels th
 
 import io
 from collections.abc import Collection
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from infra.parts import parts
+from schemas.artifact import Artifact
+from tasks.images import read_images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,25 +18,14 @@ CELLS = 6
 SIDE = 192
 
 
-def find_images(samples: Path, image_ids: Collection[str]) -> dict[str, "Image"]:
-    """The images with these ids, RGB; only row groups that hold one of them are read whole."""
+def find_images(samples: Artifact, image_ids: Collection[str]) -> dict[str, "Image"]:
+    """The images with these ids, RGB; StorageError if one is gone."""
     from PIL import Image
 
-    wanted, found = set(image_ids), {}
-    for path in parts(samples / "images"):
-        file = pq.ParquetFile(path)
-        for group in range(file.num_row_groups):
-            names = file.read_row_group(group, columns=["image_id"])["image_id"]
-            if wanted.isdisjoint(names.to_pylist()):
-                continue
-            table = file.read_row_group(group, columns=["image_id", "bytes"])
-            hits = table.filter(pc.is_in(table["image_id"], value_set=pa.array(sorted(wanted))))
-            for row in hits.to_pylist():
-                found[row["image_id"]] = Image.open(io.BytesIO(row["bytes"])).convert("RGB")
-            wanted -= found.keys()
-            if not wanted:
-                return found
-    return found
+    return {
+        name: Image.open(io.BytesIO(data)).convert("RGB")
+        for name, data in read_images(samples, sorted(set(image_ids)))
+    }
 
 
 def thumbnail(image: "Image", *, blur: bool) -> bytes:

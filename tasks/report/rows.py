@@ -12,9 +12,12 @@ import pyarrow.parquet as pq
 from infra.parts import read_parts
 from infra.store import Store
 from schemas.artifact import Artifact, Manifest
+from schemas.ratios import Ratios
 from schemas.samples import REJECTS, ROWS, SPLITS
+from tasks.balance import read_ratios
 from tasks.report.inputs import ReportInputs
 from tasks.validate.step import QUARANTINE
+from tasks.validate.verdict import VERDICT
 
 
 def data(inputs: ReportInputs, store: Store) -> dict[str, Any]:
@@ -27,6 +30,8 @@ def data(inputs: ReportInputs, store: Store) -> dict[str, Any]:
         folder = store.local(inputs.labelled)
         quarantine = read_parts(folder / "quarantine", QUARANTINE)
         told["checking"] = {**inputs.labelled.counts, "reasons": _reasons(quarantine)}
+        verdict = json.loads((folder / VERDICT).read_text(encoding="utf-8"))
+        told["checking"]["licences"] = verdict["licences"]
         told["kinds"] = _kinds(folder)
     pairs = (("stage1", inputs.concepts, inputs.stage1), ("stage2", inputs.aligned, inputs.stage2))
     orders = [_order(name, plan, stage, store) for name, plan, stage in pairs if plan]
@@ -55,9 +60,10 @@ def _kinds(labelled: Path) -> list[dict[str, Any]]:
 
 
 def _order(name: str, plan: Artifact, stage: Artifact | None, store: Store) -> dict[str, Any]:
-    """One stage's training order: the ratio asked for, and the one that the plan has."""
+    """One stage's training order: what was asked for, and what the plan has."""
     config = store.manifest(plan).config
-    unsafe = _unsafe_positions(store.local(plan))
+    folder = store.local(plan)
+    unsafe = _unsafe_positions(folder)
     epoch = len(unsafe) // config["epochs"]
     told = {
         "stage": name,
@@ -68,10 +74,26 @@ def _order(name: str, plan: Artifact, stage: Artifact | None, store: Store) -> d
         "epochs": config["epochs"],
         "choice": plan.counts["in"],
         "used": plan.counts["rows"],
+        **_asked_and_achieved(read_ratios(folder)),
     }
     parts = store.manifest(stage).config["parts"] if stage else {}
     sizes = sorted({part["global_batch"] for part in parts.values()})
     return {**told, "batches": [{"size": s, "off": _worst_batch(unsafe, s)} for s in sizes]}
+
+
+def _asked_and_achieved(ratios: Ratios) -> dict[str, Any]:
+    """each_epoch, and shares: a row per risk type, level and source."""
+    groups = (("type", ratios.types), ("level", ratios.levels), ("source", ratios.sources))
+    return {
+        "each_epoch": [epoch.model_dump() for epoch in ratios.epochs],
+        "caps": ratios.source_caps,
+        "most_uses": ratios.most_uses,
+        "shares": [
+            {"by": by, **share.model_dump(), "achieved": share.unsafe + share.clean}
+            for by, shares in groups
+            for share in shares
+        ],
+    }
 
 
 def _unsafe_positions(plan: Path) -> np.ndarray:

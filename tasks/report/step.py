@@ -12,7 +12,7 @@ from schemas.frozen import Frozen
 from tasks.base_model import libraries
 from tasks.report.inputs import ReportInputs
 
-VERSION = 1
+VERSION = 2
 PAGE, TEXT, NUMBERS, PLOTS = "report.html", "report.md", "numbers.json", "plots"
 
 
@@ -21,6 +21,7 @@ class PageTables(Frozen):
 
     headline: list[dict[str, str]]
     data: list[dict[str, str]]
+    orders: list[dict[str, str]]
     markdown: str
 
 
@@ -47,12 +48,15 @@ def report(config: ReportConfig, inputs: ReportInputs, *, store: Store) -> Artif
 
 
 def tables_for_page(artifact: Artifact, *, store: Store) -> PageTables:
-    """A report artifact's headline table, data table and Markdown."""
-    from tasks.report.markdown import data_table, headline_table, markdown
+    """A report artifact's tables and its Markdown."""
+    from tasks.report.markdown import data_table, headline_table, markdown, orders_table
 
     numbers: dict[str, Any] = json.loads((store.local(artifact) / NUMBERS).read_text())
     return PageTables(
-        headline=headline_table(numbers), data=data_table(numbers), markdown=markdown(numbers)
+        headline=headline_table(numbers),
+        data=data_table(numbers),
+        orders=orders_table(numbers),
+        markdown=markdown(numbers),
     )
 
 

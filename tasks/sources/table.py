@@ -1,4 +1,4 @@
-"""Tables: CSV, JSON Lines and Parquet by extension, one row one item."""
+"""Tables: CSV, JSON Lines, JSON arrays and Parquet by extension, one row one item."""
 
 import csv
 import io
@@ -7,24 +7,25 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from infra.places import Found, expand, open_file
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError, DataError
 from schemas.samples import RawRecord, RawReject
-from tasks.sources.fields import Layout, layout, record
+from tasks.sources import parquet
+from tasks.sources.json_array import array_items, top_level
+from tasks.sources.layout import Layout, layout
+from tasks.sources.parquet import Row
+from tasks.sources.record import record
 
 LONGEST_CELL = 16_000_000
-Row = tuple[int, dict[str, Any] | str]  # row number and row, or what is wrong with it
 
 
 def read(source: SourceConfig, *, max_bytes: int) -> Iterator[RawRecord | RawReject]:
-    """A table with columns question and type, and if you have them answer, image, level, split.
+    """csv, tsv, jsonl, json or Parquet with question and type, and if known answer, image, level.
 
-    `columns.<field>=<column>` renames; images are paths or, in Parquet, bytes or Hugging Face
-    image structs. Other columns travel along in `extra`.
+    Also split and language. `columns.<field>=<column>` renames, `constants.<field>=` gives all rows
+    one value; columns `a+b` are joined, `a|b` hold several labels. Images are paths or, in
+    Parquet, bytes or Hugging Face image structs. Other columns travel along in `extra`.
 
     Example: format=table,uri=mine.csv,images=pictures,columns.question=prompt,columns.type=risk
     """
@@ -39,7 +40,7 @@ def read(source: SourceConfig, *, max_bytes: int) -> Iterator[RawRecord | RawRej
 
 
 def _opener(file: Found) -> Callable[[Found, Layout], Iterator[Row]]:
-    openers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+    openers = {".csv": _csv, ".jsonl": _json, ".parquet": _parquet, ".json": _json, ".tsv": _csv}
     extension = PurePosixPath(file.name).suffix.lower()
     if extension not in openers:
         raise ConfigError(f"{file.uri!r}: a table ends in {', '.join(openers)}, not {extension!r}")
@@ -48,8 +49,9 @@ def _opener(file: Found) -> Callable[[Found, Layout], Iterator[Row]]:
 
 def _csv(file: Found, columns: Layout) -> Iterator[Row]:
     csv.field_size_limit(LONGEST_CELL)
+    comma = "\t" if file.name.lower().endswith(".tsv") else ","
     with io.TextIOWrapper(open_file(file.uri), encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, strict=True)
+        reader = csv.DictReader(lines, strict=True, delimiter=comma)
         try:
             header = reader.fieldnames or []
             columns.check(header, file.uri)
@@ -61,44 +63,38 @@ def _csv(file: Found, columns: Layout) -> Iterator[Row]:
             raise DataError(f"{file.uri!r} is not readable CSV: {error}") from error
 
 
-def _jsonl(file: Found, columns: Layout) -> Iterator[Row]:
+def _json(file: Found, columns: Layout) -> Iterator[Row]:
+    """JSON Lines or one array, whatever the name says: published .json files are often lines."""
     found: set[str] = set()
-    with open_file(file.uri) as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line) if line.strip() else None
-            except (ValueError, RecursionError) as error:
-                yield number, f"not JSON: {error}"
-                continue
-            if isinstance(row, dict):
-                found |= row.keys()
-                yield number, row
-            elif line.strip():
-                yield number, f"not an object: {row!r:.80}"
-    # JSON Lines have no header, so a column that no row has shows only here.
+    values = _array(file) if top_level(file) == b"[" else _lines(file)
+    for number, row, fault in values:
+        if fault is None and isinstance(row, dict):
+            found |= row.keys()
+            yield number, row
+        else:
+            yield number, fault or f"not an object: {row!r:.80}"
+    # JSON has no header, so a column that no row has shows only here.
     if found:
         columns.check(found, file.uri)
 
 
+def _array(file: Found) -> Iterator[tuple[int, Any, None]]:
+    for number, (_, value) in enumerate(array_items(file), start=1):
+        yield number, value, None
+
+
+def _lines(file: Found) -> Iterator[tuple[int, Any, str | None]]:
+    with open_file(file.uri) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line), None
+            except (ValueError, RecursionError) as error:
+                yield number, None, f"not JSON: {error}"
+
+
 def _parquet(file: Found, columns: Layout) -> Iterator[Row]:
-    with open_file(file.uri) as data:
-        try:
-            table = pq.ParquetFile(data)
-            schema = table.schema_arrow
-            columns.check(schema.names, file.uri)
-            names = _class_names(schema, columns.columns["type"])
-            number = 0
-            for batch in table.iter_batches(batch_size=64):
-                for row in batch.to_pylist():
-                    number += 1
-                    if names and row[columns.columns["type"]] is not None:
-                        row[columns.columns["type"]] = names[row[columns.columns["type"]]]
-                    yield number, row
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{file.uri!r} is not readable Parquet: {error}") from error
-
-
-def _class_names(schema: pa.Schema, column: str) -> list[str]:
-    """Hugging Face stores class labels as numbers and their names only in the metadata."""
-    stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    return stored.get("info", {}).get("features", {}).get(column, {}).get("names", [])
+    with parquet.opened(file) as table:
+        columns.check(table.schema_arrow.names, file.uri)
+        yield from parquet.rows(table)

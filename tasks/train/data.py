@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra.parts import read_parts
-from schemas.samples import ROWS, Message
+from schemas.artifact import Artifact
+from schemas.samples import ROWS, Message, askable
 from schemas.taxonomy import Taxonomy
 from tasks.encode import FeatureCache
 
@@ -52,9 +53,9 @@ def to_items(rows: list[dict[str, Any]], taxonomy: Taxonomy) -> list[Item]:
 
 
 def calibration_items(labelled: Path, taxonomy: Taxonomy) -> list[Item]:
-    """The calibration split's items that have an image."""
+    """The calibration split's items of one image."""
     table = read_parts(labelled / "rows", ROWS, columns=[*COLUMNS, "split"])
-    table = table.filter(pc.equal(table["split"], "calibration"))
+    table = table.filter(pc.and_(pc.equal(table["split"], "calibration"), askable(table)))
     items = to_items(table.sort_by("sample_id").to_pylist(), taxonomy)
     return [item for item in items if item.image_id is not None]
 
@@ -62,7 +63,7 @@ def calibration_items(labelled: Path, taxonomy: Taxonomy) -> list[Item]:
 class TrainingData:
     """Balanced rows in the plan's order, with features by image; the plan repeats when it ends."""
 
-    def __init__(self, balanced: Path, features: Path, taxonomy: Taxonomy) -> None:
+    def __init__(self, balanced: Path, features: Artifact, taxonomy: Taxonomy) -> None:
         rows = read_parts(balanced / "rows", ROWS, columns=COLUMNS)
         self.rows = rows.sort_by("sample_id")
         self.plan = pq.read_table(balanced / "plan.parquet")["row"].to_numpy()

@@ -47,9 +47,7 @@ def open_worker(job: Job) -> Worker:
     rank, world = context.get_world_rank(), context.get_world_size()
     store = Store(job.root)
     model = _load(job, store).to(get_device())
-    data = TrainingData(
-        store.local(job.inputs.balanced), store.local(job.inputs.features), job.taxonomy
-    )
+    data = TrainingData(store.local(job.inputs.balanced), job.inputs.features, job.taxonomy)
     return Worker(job, model, data, rank, world, Reporter(job, rank))
 
 

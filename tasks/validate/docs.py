@@ -1,60 +1,168 @@
-"""The suite for Great Expectations: verdict and Data Docs over the scalar facts."""
+"""The suites for Great Expectations: verdict and Data Docs over the scalar facts, in batches.
+
+A batch is at most a million rows as a pandas frame of scalars. Rows of equal keys are never in two
+batches where uniqueness is asked for, so that counts of batches add up to those of the whole.
+"""
 
 import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from schemas.errors import DataError
-from tasks.validate.rules import Rule
+from tasks.validate.rule import Condition, Rule
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+
+BATCH = 1_000_000
+# What Great Expectations sees, in Arrow's kinds: scalars only, never a text of people or an image.
+SCALARS = {
+    "sample_id": "str", "source": "str", "split": "str", "risk_type": "str", "risk_level": "int",
+    "supervises": "str", "language": "str", "licence": "str", "group_id": "str", "images": "int",
+    "question_chars": "int", "answer_chars": "int", "refuses": "bool",
+}  # fmt: skip
+SUITES = {"vocabulary": "vocabulary", "cross_column": "cross-column rules"}
 
 
-def check(scalars: Any, folder: Path, *, rules: tuple[Rule, ...], counts: list[int]) -> bool:
-    """Run the suite, write the static pages, and return whether every expectation holds.
+class Docs:
+    """The suites over some rules, and the static pages; `counts` adds up what all batches found."""
+
+    def __init__(self, folder: Path) -> None:
+        os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+        import great_expectations as gx
+
+        self.counts: Counter[int] = Counter()
+        self.success = True
+        self._gx = gx
+        self._context = gx.get_context(mode="ephemeral")
+        self._context.variables.progress_bars = {"globally": False}
+        asset = self._context.data_sources.add_pandas("labels").add_dataframe_asset("samples")
+        self._batch = asset.add_batch_definition_whole_dataframe("all rows")
+        _add_site(self._context, folder)
+
+    def suite(self, name: str, expectations: list[Any]) -> Any:
+        """A named suite over a frame, to be run."""
+        gx, context = self._gx, self._context
+        suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
+        definition = gx.ValidationDefinition(name=name, data=self._batch, suite=suite)
+        return context.validation_definitions.add(definition)
+
+    def run(self, suite: Any, frame: "pd.DataFrame", *, name: str) -> None:
+        """Check one batch; DataError for an expectation that could not run."""
+        report = suite.run(
+            batch_parameters={"dataframe": frame}, run_id=self._gx.RunIdentifier(run_name=name)
+        )
+        self.success &= bool(report.success)
+        for result in report.results:
+            config = result.expectation_config
+            if result.exception_info.get("raised_exception"):
+                raise DataError(f"{config.type} could not run: {result.exception_info}")
+            if "rule" in config.meta:
+                self.counts[config.meta["rule"]] += result.result["unexpected_count"]
+
+    def write(self) -> None:
+        """The pages of all that has run, once: each build of the site makes all of it anew."""
+        self._context.build_data_docs(site_names=["docs"])
+
+
+def check(
+    con: "duckdb.DuckDBPyConnection",
+    folder: Path,
+    *,
+    rules: tuple[Rule, ...],
+    counts: list[int],
+    batch: int = BATCH,
+) -> bool:
+    """Run the suites, write the static pages, and return whether every expectation holds.
 
     Args:
-        scalars: pandas frame of the facts, one line a row.
+        con: holds `facts` (tasks/validate/facts.py).
         folder: where the pages go; `index.html` is the entry.
-        rules: those with `expect` make up the suite, with one more on the number of rows.
+        rules: those with `expect` make up the suites, with one more on columns and types.
         counts: what DuckDB counted for each rule.
+        batch: most rows of a frame.
 
     Raises:
         DataError: the two engines count the same rule differently, or an expectation failed to run.
     """
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    import great_expectations as gx
+    docs = Docs(folder)
+    numbered = [(i, rule) for i, rule in enumerate(rules) if rule.expect]
+    suites = [docs.suite("schema", _schema())]
+    for kind, name in SUITES.items():
+        own = [_expectation(rule, i) for i, rule in numbered if rule.suite == kind]
+        suites.append(docs.suite(name, own))
+    for name, frame in frames(con, list(SCALARS), key="position", size=batch):
+        for suite in suites:
+            docs.run(suite, frame, name=name)
+    for number, rule in numbered:
+        if rule.suite == "unique":
+            key = rule.options["column"]
+            suite = docs.suite(f"unique {key}", [_expectation(rule, number)])
+            for name, frame in frames(con, [key], key=key, size=batch):
+                docs.run(suite, frame, name=name)
+    docs.write()
+    _agree(docs.counts, rules, counts)
+    return docs.success
 
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
-    asset = context.data_sources.add_pandas("labels").add_dataframe_asset("samples")
-    batch = asset.add_batch_definition_whole_dataframe("all rows")
-    suite = context.suites.add(gx.ExpectationSuite(name="samples"))
-    for number, rule in enumerate(rules):
-        if rule.expect:
-            suite.add_expectation(_expectation(rule, number))
-    suite.add_expectation(gx.expectations.ExpectTableRowCountToBeBetween(min_value=1))
-    definition = gx.ValidationDefinition(name="samples", data=batch, suite=suite)
-    validation = context.validation_definitions.add(definition)
-    _add_site(context, folder)
-    action = gx.checkpoint.UpdateDataDocsAction(name="docs", site_names=["docs"])
-    checkpoint = context.checkpoints.add(
-        gx.Checkpoint(name="samples", validation_definitions=[validation], actions=[action])
+
+def frames(
+    con: "duckdb.DuckDBPyConnection", columns: list[str], *, key: str, size: int
+) -> Iterator[tuple[str, "pd.DataFrame"]]:
+    """Facts in frames of at most `size` rows with names for people, equal keys in one frame.
+
+    Only a key that has more than `size` rows by itself makes a larger frame.
+    """
+    import pandas as pd
+
+    most = con.execute(
+        f"SELECT coalesce(max(n), 1) FROM (SELECT count(*) AS n FROM own_facts GROUP BY {key})"
+    ).fetchall()[0][0]
+    step = max(1, size - most + 1)
+    con.execute(
+        f"CREATE OR REPLACE TABLE batched AS SELECT {', '.join(columns)}, "
+        f"(rank() OVER (ORDER BY {key}) - 1) // {step} AS batch FROM own_facts"
     )
-    report = checkpoint.run(batch_parameters={"dataframe": scalars})
-    for result in next(iter(report.run_results.values())).results:
-        _agree(result, rules, counts)
-    return bool(report.success)
+    found = con.execute("SELECT DISTINCT batch FROM batched ORDER BY batch").fetchall()
+    for number, (batch,) in enumerate(found, start=1):
+        query = f"SELECT * EXCLUDE batch FROM batched WHERE batch = {batch}"
+        table = con.sql(query).to_arrow_table()
+        yield f"batch {number} of {len(found)}", table.to_pandas(types_mapper=pd.ArrowDtype)
+
+
+def _schema() -> list[Any]:
+    import great_expectations.expectations as expectations
+
+    columns = expectations.ExpectTableColumnsToMatchOrderedList(column_list=list(SCALARS))
+    kinds = [
+        expectations.ExpectColumnValuesToBeOfType(column=column, type_=kind)
+        for column, kind in SCALARS.items()
+    ]
+    return [columns, *kinds, expectations.ExpectTableRowCountToBeBetween(min_value=1)]
 
 
 def _expectation(rule: Rule, number: int) -> Any:
     import great_expectations.expectations as expectations
-    from great_expectations.expectations.row_conditions import Column
 
     options = dict(rule.options)
     if rule.only:
-        column, equal, value = rule.only
-        options["row_condition"] = Column(column) == value if equal else Column(column) != value
+        condition, *others = map(_condition, rule.only)
+        for other in others:
+            condition &= other
+        options["row_condition"] = condition
     meta = {"rule": number, "reason": rule.reason}
     return getattr(expectations, rule.expect)(**options, meta=meta)
+
+
+def _condition(condition: Condition) -> Any:
+    from great_expectations.expectations.row_conditions import Column
+
+    column, operator, value = condition
+    if operator == ">=":
+        return Column(column) >= value
+    return Column(column) == value if operator == "==" else Column(column) != value
 
 
 def _add_site(context: Any, folder: Path) -> None:
@@ -70,16 +178,10 @@ def _add_site(context: Any, folder: Path) -> None:
     context.add_data_docs_site("docs", site)
 
 
-def _agree(result: Any, rules: tuple[Rule, ...], counts: list[int]) -> None:
-    config = result.expectation_config
-    if result.exception_info.get("raised_exception"):
-        raise DataError(f"{config.type} could not run: {result.exception_info}")
-    number = config.meta.get("rule")
-    if number is None:
-        return
-    counted = result.result["unexpected_count"]
-    if counted != counts[number]:
-        raise DataError(
-            f"rule {rules[number].reason!r}: Great Expectations counts {counted} rows, DuckDB "
-            f"{counts[number]}; the two must agree, so this is a fault in psavlm's rules"
-        )
+def _agree(found: Counter[int], rules: tuple[Rule, ...], counts: list[int]) -> None:
+    for number, rule in enumerate(rules):
+        if rule.expect and found[number] != counts[number]:
+            raise DataError(
+                f"rule {rule.reason!r}: Great Expectations counts {found[number]} rows, DuckDB "
+                f"{counts[number]}; the two must agree, so this is a fault in psavlm's rules"
+            )

@@ -1,113 +1,144 @@
-"""Rows -> one line of scalar facts each, and the verdict of every rule, by DuckDB."""
+"""Rows -> one line of scalar facts each, and the verdict of every rule, by DuckDB.
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+DuckDB streams over the Parquet parts and keeps the facts in a file beside them, so that memory
+holds neither the texts nor the facts of a large snapshot.
+"""
 
-import numpy as np
-import pyarrow as pa
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from os import cpu_count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from schemas.errors import ConfigError
-from tasks.validate.rules import Rule
+from schemas.taxonomy import CLEAN
+from tasks.validate.rule import Rule
+from tasks.validate.rules import sound
+from tasks.validate.sets import relate
 
 if TYPE_CHECKING:
     import duckdb
 
+MEMORY = "512MB"  # what DuckDB may hold before it goes on in the file
+THREADS = 4  # each needs memory of its own
+
+GIVEN = """
+CREATE VIEW given AS
+SELECT *, file_index * 4294967296::BIGINT + file_row_number AS position
+FROM read_parquet([{parts}])
+"""
+REJECTS = "CREATE VIEW rejects AS SELECT * FROM read_parquet([{parts}])"
 # Turns as lists: chars is the shortest turn's length, so that one empty turn shows.
-FACTS = """
-CREATE TEMP TABLE facts AS
+OWN_FACTS = r"""
+CREATE TABLE own_facts AS
 WITH turns AS (
     SELECT *,
         list_transform(list_filter(messages, lambda m: m.role = 'user'),
-            lambda m: length(trim(m.text, ' \n\t\r'))) AS asked,
+            lambda m: length(trim(m.text, e' \n\t\r'))) AS asked,
         list_transform(list_filter(messages, lambda m: m.role = 'assistant'),
-            lambda m: replace(trim(m.text, ' \n\t\r'), '’', '''')) AS answers,
-        sha256(to_json({'messages': messages, 'images': image_ids})) AS content_id,
-        CASE split WHEN 'test' THEN 2 WHEN 'calibration' THEN 1 ELSE 0 END AS split_rank,
-        len(image_ids) AS images
+            lambda m: replace(trim(m.text, e' \n\t\r'), '’', '''')) AS answers
     FROM given
-), images AS (
-    SELECT image, max(split_rank) AS image_rank
-    FROM (SELECT unnest(image_ids) AS image, split_rank FROM turns) GROUP BY image
-), ranks AS (
-    SELECT position, max(image_rank) AS image_rank
-    FROM (SELECT position, unnest(image_ids) AS image FROM turns) JOIN images USING (image)
-    GROUP BY position
 )
-SELECT position, sample_id, content_id, source, source_key, split, risk_type, risk_level,
-    supervises, split_rank, turns.images, coalesce(ranks.image_rank, 0) AS image_rank,
+SELECT position, sample_id, source, source_key, split, risk_type, risk_level, supervises,
+    language, trim(coalesce(licence, '')) AS licence, group_id,
+    coalesce(slices['policy'], '') AS policy,
+    sha256(to_json({'messages': messages, 'images': image_ids})) AS content_id,
+    CASE split WHEN 'test' THEN 2 WHEN 'calibration' THEN 1 ELSE 0 END AS split_rank,
+    coalesce(len(image_ids), 0)::INTEGER AS images,
     coalesce(list_min(asked), 0) AS question_chars,
     coalesce(list_min(list_transform(answers, lambda a: length(a))), 0) AS answer_chars,
-    len(answers) > 0 AND len(list_filter(answers,
-        lambda a: NOT regexp_matches(a, $refusal, 'i'))) = 0 AS refuses,
-    count(*) OVER same_id AS sample_id_copies,
-    row_number() OVER (same_id ORDER BY split_rank DESC, position) AS sample_id_copy,
-    first_value(source_key) OVER (same_id ORDER BY split_rank DESC, position) AS sample_id_first,
-    count(*) OVER same AS content_id_copies,
-    row_number() OVER (same ORDER BY split_rank DESC, position) AS content_id_copy,
-    first_value(source_key) OVER (same ORDER BY split_rank DESC, position) AS content_id_first
-FROM turns LEFT JOIN ranks USING (position)
-WINDOW same_id AS (PARTITION BY sample_id), same AS (PARTITION BY content_id)
+    coalesce(len(answers) > 0 AND len(list_filter(answers,
+        lambda a: NOT regexp_matches(a, $refusal, 'i'))) = 0, false) AS refuses
+FROM turns
 """
-# What Great Expectations sees: scalars only, never a text or an image.
-SCALARS = (
-    "sample_id, content_id, source, split, risk_type, risk_level, supervises, question_chars, "
-    "answer_chars"
+JUDGED = """
+CREATE TABLE judged AS
+SELECT *, {flags} FROM (
+    SELECT position, CASE {cases} END AS broken, CASE {details} END AS detail, {hits} FROM facts
 )
+"""
+# Rows that stay, with what the policies make of them.
+KEPT = f"""
+CREATE VIEW kept AS
+SELECT own_facts.* REPLACE (
+        CASE WHEN clean_by_level THEN '{CLEAN}' ELSE risk_type END AS risk_type,
+        CASE WHEN concept THEN 'concept' ELSE supervises END AS supervises),
+    risk_type AS stated_type, clean_by_level, concept
+FROM own_facts JOIN judged USING (position) WHERE broken IS NULL
+"""
+FLAGS = ("clean_by_level", "concept")
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What the rules found; arrays are in the order of the rows given.
+@contextmanager
+def examined(
+    rows: Sequence[Path],
+    *,
+    rejects: Sequence[Path],
+    rules: tuple[Rule, ...],
+    refusal: str,
+    home: Path,
+) -> Iterator["duckdb.DuckDBPyConnection"]:
+    """A connection that knows every row's facts and verdict, as long as the context lasts.
 
-    broken (n,) int: index of the first quarantine rule that a row breaks, -1 for none.
-    detail (n,): text for people. changed: action -> (n,) bool. counts: per rule, what its
-    expectation must count too. scalars: the frame for Great Expectations.
-    """
-
-    broken: np.ndarray
-    detail: np.ndarray
-    changed: dict[str, np.ndarray]
-    counts: list[int]
-    scalars: Any
-
-
-def examine(table: pa.Table, *, rules: tuple[Rule, ...], refusal: str) -> Findings:
-    """Judge every row by every rule.
+    Tables and views: `given` (the rows as they are, with `position`), `rejects`, `facts`, `judged`
+    (broken: index of the first quarantine rule that a row breaks, or NULL; detail for people;
+    clean_by_level, concept: what a policy makes of a row that stays), `kept`.
 
     Args:
-        table: rows with the schema ROWS.
+        rows: parts with the schema ROWS, in any order.
+        rejects: parts with the schema REJECTS.
         rules: in order of precedence.
         refusal: regular expression of a refusing answer, matched without regard to case.
+        home: where a temporary folder may be made.
 
     Raises:
         ConfigError: a refusal marker that DuckDB's engine (RE2) does not know.
     """
     import duckdb
 
-    numbered = table.append_column("position", pa.array(np.arange(table.num_rows)))
-    with duckdb.connect() as con:
-        con.register("given", numbered)
-        try:
-            con.execute(FACTS, {"refusal": refusal})
-        except duckdb.InvalidInputException as error:
-            raise ConfigError(f"refusal_markers: {error}") from error
-        quarantine = [(i, r) for i, r in enumerate(rules) if r.action == "quarantine"]
-        cases = " ".join(f"WHEN {r.bad} THEN {i}" for i, r in quarantine)
-        details = " ".join(f"WHEN {r.bad} THEN ({r.detail})::VARCHAR" for _, r in quarantine)
-        judged = _columns(
-            con, f"CASE {cases} ELSE -1 END AS broken, CASE {details} ELSE '' END AS detail"
-        )
-        kept = judged["broken"] < 0
-        changed: dict[str, np.ndarray] = {
-            r.action: _columns(con, f"coalesce({r.bad}, false) AS hit")["hit"] & kept
-            for r in rules
-            if r.action != "quarantine"
-        }
-        sums = ", ".join(f"count(*) FILTER ({r.measured or r.bad})" for r in rules)
-        counts = list(con.execute(f"SELECT {sums} FROM facts").fetchall()[0])
-        scalars = con.execute(f"SELECT {SCALARS} FROM facts ORDER BY position").df()
-    return Findings(judged["broken"], judged["detail"], changed, counts, scalars)
+    with TemporaryDirectory(dir=home) as folder:
+        settings = {"memory_limit": MEMORY, "threads": min(THREADS, cpu_count() or 1)}
+        settings |= {"temp_directory": f"{folder}/spilt", "preserve_insertion_order": False}
+        with duckdb.connect(f"{folder}/facts.duckdb", config=settings) as con:
+            con.execute(GIVEN.format(parts=_quoted(rows)))
+            con.execute(REJECTS.format(parts=_quoted(rejects)))
+            _state(con, refusal)
+            relate(con, sound=sound(rules))
+            con.execute(_judged(rules))
+            con.execute(KEPT)
+            yield con
 
 
-def _columns(con: "duckdb.DuckDBPyConnection", columns: str) -> dict[str, np.ndarray]:
-    return con.execute(f"SELECT {columns} FROM facts ORDER BY position").fetchnumpy()
+def _state(con: "duckdb.DuckDBPyConnection", refusal: str) -> None:
+    from duckdb import InvalidInputException
+
+    try:
+        con.execute(OWN_FACTS, {"refusal": refusal})
+    except InvalidInputException as error:
+        raise ConfigError(f"refusal_markers: {error}") from error
+
+
+def count_rules(con: "duckdb.DuckDBPyConnection", rules: tuple[Rule, ...]) -> list[int]:
+    """Per rule, what its expectation must count too."""
+    sums = ", ".join(f"count(*) FILTER ({r.measured or r.bad})" for r in rules)
+    return list(con.execute(f"SELECT {sums} FROM facts").fetchall()[0])
+
+
+def _judged(rules: tuple[Rule, ...]) -> str:
+    quarantine = [(i, r) for i, r in enumerate(rules) if r.action == "quarantine"]
+    bad = {flag: [r.bad for r in rules if r.action == flag] for flag in FLAGS}
+    hits = (f"({' OR '.join(found) or 'false'}) AS {flag}_hit" for flag, found in bad.items())
+    flags = (f"broken IS NULL AND coalesce({flag}_hit, false) AS {flag}" for flag in FLAGS)
+    return JUDGED.format(
+        flags=", ".join(flags),
+        cases=" ".join(f"WHEN {r.bad} THEN {i}" for i, r in quarantine),
+        details=" ".join(f"WHEN {r.bad} THEN ({r.detail})::VARCHAR" for _, r in quarantine),
+        hits=", ".join(hits),
+    )
+
+
+def _quoted(parts: Sequence[Path]) -> str:
+    """Paths as SQL texts that are no patterns."""
+    plain = ("".join(f"[{c}]" if c in "[*?" else c for c in str(part)) for part in parts)
+    return ", ".join("'" + part.replace("'", "''") + "'" for part in plain)

@@ -1,42 +1,33 @@
 """The rules as data: what is bad about a row, in SQL for its number, and for Great Expectations.
 
 Both engines measure the same rule on the same facts (tasks/validate/facts.py), so that their
-counts must agree.
+counts must agree. Rules on sets of rows (duplicates, groups, splits) are in sets.py.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable
 
 from schemas.config import ValidateConfig
 from schemas.samples import SPLITS, SUPERVISES
 from schemas.taxonomy import CLEAN, Taxonomy
+from tasks.validate.rule import Rule
+from tasks.validate.sets import conflict, sets
 
-MANDATORY = ("sample_id", "source", "split", "risk_type", "risk_level", "supervises")
+MANDATORY = ("sample_id", "source", "split", "risk_type", "risk_level", "supervises", "group_id")
+TARGET = "unsafe_target"
 REFUSE_FROM = 2  # the lowest level at which an answer must refuse (METHOD.md: medium and high)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """`bad` is SQL over the facts; `detail` is SQL for what people read in the quarantine.
-
-    `expect` is the class name in Great Expectations, `options` its arguments, `only` the rows it
-    looks at as (column, is or is not, value). `measured` is SQL for what that expectation counts,
-    where this differs from `bad` (of two duplicates one is bad, and both are not unique).
-    """
-
-    reason: str
-    bad: str
-    detail: str
-    expect: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-    only: tuple[str, bool, str] | None = None
-    measured: str = ""
-    action: Literal["quarantine", "clean_by_level", "concept"] = "quarantine"
 
 
 def rules(config: ValidateConfig, taxonomy: Taxonomy) -> tuple[Rule, ...]:
     """All rules in order: a row goes to quarantine by the first that it breaks."""
-    return (*_scalars(taxonomy), *_labels(config), *_texts(), *_sets(), _target(config))
+    own = (*_scalars(taxonomy), *_labels(config), *_texts())
+    return (*own, *sets(), _target(config), conflict(config))
+
+
+def sound(order: Iterable[Rule]) -> str:
+    """SQL: the row by itself is in order and its label can be compared with those of others."""
+    own = [r for r in order if r.suite in ("vocabulary", "cross_column") and r.reason != TARGET]
+    faults = (f"coalesce({r.bad}, false)" for r in own if r.action == "quarantine")
+    return f"NOT ({' OR '.join(faults)})"
 
 
 def _scalars(taxonomy: Taxonomy) -> list[Rule]:
@@ -45,6 +36,7 @@ def _scalars(taxonomy: Taxonomy) -> list[Rule]:
             "missing_value",
             f"{c} IS NULL",
             f"'{c}'",
+            "vocabulary",
             "ExpectColumnValuesToNotBeNull",
             {"column": c},
         )
@@ -60,6 +52,7 @@ def _scalars(taxonomy: Taxonomy) -> list[Rule]:
         "level_out_of_range",
         f"risk_level NOT BETWEEN 0 AND {top}",
         "risk_level",
+        "vocabulary",
         "ExpectColumnValuesToBeBetween",
         {"column": "risk_level", "min_value": 0, "max_value": top},
     )
@@ -72,6 +65,7 @@ def _in_set(reason: str, column: str, values: list[str] | tuple[str, ...]) -> Ru
         reason,
         f"{column} NOT IN ({quoted})",
         column,
+        "vocabulary",
         "ExpectColumnValuesToBeInSet",
         {"column": column, "value_set": list(values)},
     )
@@ -84,18 +78,21 @@ def _labels(config: ValidateConfig) -> list[Rule]:
             "clean_with_level",
             f"risk_type = '{CLEAN}' AND risk_level <> 0",
             "risk_level",
+            "cross_column",
             "ExpectColumnValuesToBeInSet",
             {"column": "risk_level", "value_set": [0]},
-            only=("risk_type", True, CLEAN),
+            only=(("risk_type", "==", CLEAN),),
         ),
         Rule(
             "type_with_level_zero",
             f"risk_type IS DISTINCT FROM '{CLEAN}' AND risk_level = 0",
             "risk_type",
+            "cross_column",
             "ExpectColumnValuesToNotBeInSet",
             {"column": "risk_level", "value_set": [0]},
-            only=("risk_type", False, CLEAN),
+            only=(("risk_type", "!=", CLEAN),),
             action="quarantine" if reject else "clean_by_level",
+            policy="type_with_level_zero",
         ),
     ]
 
@@ -106,6 +103,7 @@ def _texts() -> list[Rule]:
             "empty_question",
             "question_chars = 0",
             "'no text in a user turn'",
+            "vocabulary",
             "ExpectColumnValuesToBeBetween",
             {"column": "question_chars", "min_value": 1},
         ),
@@ -113,36 +111,28 @@ def _texts() -> list[Rule]:
             "empty_answer",
             "supervises = 'both' AND answer_chars = 0",
             "'no text in an assistant turn'",
+            "cross_column",
             "ExpectColumnValuesToBeBetween",
             {"column": "answer_chars", "min_value": 1},
-            only=("supervises", True, "both"),
+            only=(("supervises", "==", "both"),),
         ),
     ]
-
-
-def _sets() -> list[Rule]:
-    unique = [
-        Rule(
-            "duplicate_sample",
-            f"{column}_copy > 1",
-            f"'same {column} as ' || {column}_first",
-            "ExpectColumnValuesToBeUnique",
-            {"column": column},
-            measured=f"{column}_copies > 1",
-        )
-        for column in ("sample_id", "content_id")
-    ]
-    shared = Rule("image_in_two_splits", "image_rank > split_rank", "split")
-    # Training and evaluation look at one image: a row with more is set aside, not cut.
-    several = Rule("several_images", "images > 1", "images || ' images, and one is supported'")
-    return [*unique, shared, several]
 
 
 def _target(config: ValidateConfig) -> Rule:
     reject = config.unsafe_target == "reject"
     return Rule(
-        "unsafe_target",
+        TARGET,
         f"split = 'train' AND supervises = 'both' AND risk_level >= {REFUSE_FROM} AND NOT refuses",
         "'level ' || risk_level || ', and the answer does not refuse'",
+        "cross_column",
+        "ExpectColumnValuesToBeInSet",
+        {"column": "refuses", "value_set": [True]},
+        only=(
+            ("split", "==", "train"),
+            ("supervises", "==", "both"),
+            ("risk_level", ">=", REFUSE_FROM),
+        ),
         action="quarantine" if reject else "concept",
+        policy=TARGET,
     )

@@ -1,39 +1,71 @@
-"""The step itself: examine, check the limit, move bad rows to quarantine, write the verdict."""
+"""The step itself: examine, check the limits, move bad rows to quarantine, write the verdict."""
 
 import json
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from infra.fingerprint import content_hash
-from infra.parts import read_parts, write_parts
+from infra.parts import ROWS_PER_GROUP, parts_of, write_stream
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import ValidateConfig
 from schemas.errors import DataError
+from schemas.licence import load_licences
 from schemas.policy import refusal_pattern
-from schemas.samples import REJECTS, ROWS, SPLITS
-from schemas.taxonomy import CLEAN, load_taxonomy
-from tasks.validate.docs import check
-from tasks.validate.facts import Findings, examine
-from tasks.validate.rules import Rule, rules
+from schemas.samples import REJECTS, ROWS
+from schemas.taxonomy import load_taxonomy
+from tasks.validate.docs import BATCH, check
+from tasks.validate.facts import count_rules, examined
+from tasks.validate.limits import check_contamination, check_rows, check_sources
+from tasks.validate.rule import Rule
+from tasks.validate.rules import rules
+from tasks.validate.totals import by_source, training_rows
+from tasks.validate.verdict import CONFLICTS, VERDICT, verdict
 
-VERSION = 2
+if TYPE_CHECKING:
+    import duckdb
+
+VERSION = 3
 QUARANTINE = pa.schema([("sample_id", pa.string()), *REJECTS])
+CLASHING = pa.schema(
+    [
+        *(("group_id", pa.string()), ("sample_id", pa.string()), ("source", pa.string())),
+        *(("source_key", pa.string()), ("risk_type", pa.string()), ("risk_level", pa.int8())),
+        ("detail", pa.string()),
+    ]
+)
+LABELLED = """
+SELECT given.* EXCLUDE position REPLACE (kept.risk_type AS risk_type,
+    kept.supervises AS supervises), stated_type, clean_by_level
+FROM given JOIN kept USING (position) ORDER BY sample_id
+"""
+SET_ASIDE = """
+SELECT sample_id, source, source_key, $reasons[broken + 1] AS reason, detail
+FROM own_facts JOIN judged USING (position) WHERE broken IS NOT NULL ORDER BY ALL
+"""
+IN_CONFLICT = """
+SELECT group_id, sample_id, source, source_key, risk_type, risk_level, clash AS detail
+FROM own_facts JOIN clashes USING (position) ORDER BY ALL
+"""
 
 
 def validate(config: ValidateConfig, samples: Artifact, *, store: Store) -> Artifact:
-    """Samples -> labelled (`rows/`, `quarantine/`, `docs/`, `verdict.json`); images stay there.
+    """Samples -> labelled; images stay there.
 
-    Counts: in, accepted, quarantined, concept_only, clean_by_level, and per split unsafe and clean.
+    Files: `rows/`, `quarantine/` (a reason each), `conflicts.parquet` (labels of one image group
+    that contradict each other), `docs/` (Great Expectations) and `verdict.json`. Counts are those
+    of `tasks.validate.totals.counted`.
 
     Raises:
-        DataError: more bad rows in a source than `max_reject_rate`.
+        DataError: more bad rows in a source than `max_reject_rate`, fewer rows of a type or level
+            than asked for, or contamination where this is refused.
     """
-    taxonomy = load_taxonomy(config.taxonomy)
+    taxonomy, known = load_taxonomy(config.taxonomy), load_licences(config.licences)
 
     def build(folder: Path) -> dict[str, int]:
         return build_labelled(folder, config, store.local(samples), place=samples.uri)
@@ -43,122 +75,79 @@ def validate(config: ValidateConfig, samples: Artifact, *, store: Store) -> Arti
         VERSION,
         config=config,
         parents={"samples": samples},
-        inputs={"taxonomy": content_hash(taxonomy)},
+        inputs={"taxonomy": content_hash(taxonomy), "licences": content_hash(known)},
         build=build,
     )
 
 
 def build_labelled(
-    folder: Path, config: ValidateConfig, samples: Path, *, place: str
+    folder: Path, config: ValidateConfig, samples: Path, *, place: str, batch: int = BATCH
 ) -> dict[str, int]:
-    """Judge the rows of a samples folder into an empty folder; `place` is named in errors."""
-    table = read_parts(samples / "rows", ROWS).sort_by("sample_id")
-    if not table.num_rows:
+    """Judge the rows of a samples folder into an empty folder.
+
+    Args:
+        folder: where the files go.
+        config: limits and policies.
+        samples: what ingest wrote.
+        place: the samples, named in errors.
+        batch: most rows that Great Expectations sees at a time.
+    """
+    rows = parts_of(samples / "rows", ROWS)
+    if not any(pq.read_metadata(part).num_rows for part in rows):
         raise DataError(f"no rows in {place}; run ingest with a source that has some")
-    rejects = read_parts(samples / "rejects", REJECTS)
-    order = rules(config, load_taxonomy(config.taxonomy))
-    found = examine(table, rules=order, refusal=refusal_pattern(config.refusal_markers))
-    quarantine = _quarantine(table, found, order)
-    sources = _rates(table, rejects, quarantine)
-    _limit(sources, config, rejects=rejects, quarantine=quarantine, place=place)
-
-    labelled = _labelled(table, found)
-    counts = _counts(table, labelled, found)
-    passed = check(found.scalars, folder / "docs", rules=order, counts=found.counts)
-    write_parts(labelled, folder / "rows")
-    write_parts(quarantine, folder / "quarantine")
-    verdict = {
-        "success": passed,
-        "rules": [
-            {"reason": r.reason, "checks": r.expect, "action": r.action, "found": n, **r.options}
-            for r, n in zip(order, found.counts, strict=True)
-        ],
-        "sources": sources,
-        "counts": counts,
-    }
-    (folder / "verdict.json").write_text(json.dumps(verdict, indent=1) + "\n")
-    return counts
-
-
-def _quarantine(table: pa.Table, found: Findings, order: tuple[Rule, ...]) -> pa.Table:
-    bad = np.flatnonzero(found.broken >= 0)
-    rows = table.take(pa.array(bad))
-    return pa.table(
-        {
-            "sample_id": rows["sample_id"],
-            "source": rows["source"],
-            "source_key": rows["source_key"],
-            "reason": pa.array([order[i].reason for i in found.broken[bad]], pa.string()),
-            "detail": pa.array(list(found.detail[bad]), pa.string()),
-        },
-        schema=QUARANTINE,
-    )
+    taxonomy = load_taxonomy(config.taxonomy)
+    order = rules(config, taxonomy)
+    with examined(
+        rows,
+        rejects=parts_of(samples / "rejects", REJECTS),
+        rules=order,
+        refusal=refusal_pattern(config.refusal_markers),
+        home=folder,
+    ) as con:
+        if config.contamination == "refuse":
+            check_contamination(con)
+        sources, there = by_source(con, order), training_rows(con, taxonomy)
+        check_sources(con, sources, rules=order, limit=config.max_reject_rate, place=place)
+        check_rows(there, config, place=place)
+        found = count_rules(con, order)
+        passed = check(con, folder / "docs", rules=order, counts=found, batch=batch)
+        _write(con, folder, order)
+        told = verdict(con, config, rules=order, found=found)
+    told = {"success": passed, **told, "sources": sources, "training_rows": there}
+    written = json.dumps(told, indent=1, ensure_ascii=False)
+    (folder / VERDICT).write_text(f"{written}\n", encoding="utf-8")
+    return told["counts"]
 
 
-def _rates(
-    table: pa.Table, rejects: pa.Table, quarantine: pa.Table
-) -> dict[str, dict[str, float | int]]:
-    rows, early, late = (Counter(t["source"].to_pylist()) for t in (table, rejects, quarantine))
-    rates = {}
-    for source in sorted(rows | early):
-        total, bad = rows[source] + early[source], early[source] + late[source]
-        rates[source] = {"in": total, "rejected": bad, "rate": bad / total}
-    return rates
+def _write(con: "duckdb.DuckDBPyConnection", folder: Path, order: tuple[Rule, ...]) -> None:
+    given = {"reasons": [rule.reason for rule in order]}
+    write_stream(map(_labelled, _tables(con, LABELLED)), ROWS, folder / "rows")
+    aside = _tables(con, SET_ASIDE, params=given)
+    write_stream((table.cast(QUARANTINE) for table in aside), QUARANTINE, folder / "quarantine")
+    with pq.ParquetWriter(folder / CONFLICTS, CLASHING) as writer:
+        for table in _tables(con, IN_CONFLICT):
+            writer.write_table(table.cast(CLASHING))
 
 
-def _limit(
-    sources: dict[str, dict[str, Any]],
-    config: ValidateConfig,
-    *,
-    rejects: pa.Table,
-    quarantine: pa.Table,
-    place: str,
-) -> None:
-    """DataError for the worst source over the limit: the step leaves nothing, so it says all."""
-    name, worst = max(sources.items(), key=lambda item: item[1]["rate"])
-    if worst["rate"] <= config.max_reject_rate:
-        return
-    bad = pa.concat_tables([rejects, quarantine.select(REJECTS.names)]).to_pylist()
-    own = [row for row in bad if row["source"] == name]
-    reasons = Counter(row["reason"] for row in own).most_common(5)
-    examples = "; ".join(f"{r['source_key']} ({r['reason']}: {r['detail']})" for r in own[:3])
-    raise DataError(
-        f"source {name!r}: {worst['rejected']} of {worst['in']} rows are bad, "
-        f"{worst['rate']:.1%}, limit {config.max_reject_rate:.1%} (max_reject_rate). Reasons: "
-        f"{dict(reasons)}. Such as {examples}. Rows refused at reading: rejects/ in {place}"
-    )
+def _tables(
+    con: "duckdb.DuckDBPyConnection", query: str, *, params: dict[str, Any] | None = None
+) -> Iterator[pa.Table]:
+    """The result of a query in pieces."""
+    for piece in con.sql(query, params=params or {}).to_arrow_reader(ROWS_PER_GROUP):
+        yield pa.Table.from_batches([piece])
 
 
-def _labelled(table: pa.Table, found: Findings) -> pa.Table:
-    """The rows that stay, with the two policies applied."""
-    clean = found.changed.get("clean_by_level", np.zeros(table.num_rows, bool))
-    concept = found.changed.get("concept", np.zeros(table.num_rows, bool))
-    types = np.array(table["risk_type"].to_pylist(), dtype=object)
-    extra = np.array(table["extra"].to_pylist(), dtype=object)
-    for row in np.flatnonzero(clean):
-        # The source's own word stays readable: a label is never rewritten in silence.
-        stated = {**json.loads(extra[row]), "clean_by_level": types[row]}
-        extra[row] = json.dumps(stated, sort_keys=True, ensure_ascii=False)
-    types[clean] = CLEAN
-    supervises = np.array(table["supervises"].to_pylist(), dtype=object)
-    supervises[concept] = "concept"
-    for name, values in (("risk_type", types), ("extra", extra), ("supervises", supervises)):
-        column = ROWS.get_field_index(name)
-        table = table.set_column(column, ROWS.field(name), pa.array(list(values), pa.string()))
-    return table.filter(pa.array(found.broken < 0)).cast(ROWS)
+def _labelled(table: pa.Table) -> pa.Table:
+    """Rows of ROWS; where a policy made a row clean, `extra` keeps what the source had said.
 
-
-def _counts(table: pa.Table, labelled: pa.Table, found: Findings) -> dict[str, int]:
-    unsafe = np.asarray(labelled["risk_level"]) > 0
-    split = np.asarray(labelled["split"].to_pylist())
-    counts = {
-        "in": table.num_rows,
-        "accepted": labelled.num_rows,
-        "quarantined": table.num_rows - labelled.num_rows,
-        "concept_only": int(found.changed.get("concept", np.zeros(0)).sum()),
-        "clean_by_level": int(found.changed.get("clean_by_level", np.zeros(0)).sum()),
-    }
-    for name in SPLITS:
-        counts[f"{name}_unsafe"] = int((unsafe & (split == name)).sum())
-        counts[f"{name}_clean"] = int((~unsafe & (split == name)).sum())
-    return counts
+    A label is never rewritten in silence.
+    """
+    rows = pc.indices_nonzero(table["clean_by_level"]).to_pylist()
+    if rows:
+        extra = table["extra"].to_pylist()
+        for row in rows:
+            stated = {**json.loads(extra[row]), "clean_by_level": table["stated_type"][row].as_py()}
+            extra[row] = json.dumps(stated, sort_keys=True, ensure_ascii=False)
+        place = table.schema.get_field_index("extra")
+        table = table.set_column(place, ROWS.field("extra"), pa.array(extra, pa.string()))
+    return table.select(ROWS.names).cast(ROWS)

@@ -1,0 +1,106 @@
+"""Which column of a table holds what: the source's own words over those of its format's file."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from schemas.config import SourceConfig
+from schemas.errors import ConfigError, DataError
+from schemas.explain import did_you_mean
+from schemas.formats import AnswerRule, format_file
+from schemas.taxonomy import LabelMapping, load_mapping
+
+FIELDS = ("question", "answer", "image", "type", "level", "split", "id", "language")
+SLICE = "slices."
+# Fields that may lie in several columns: `a+b` for one value, `a|b` for several labels.
+SEVERAL = {"type": re.compile(r"[+|]"), "image": re.compile(r"[+]")}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Columns and constants by field, slices as `slices.<name>`; "" means no such column.
+
+    `stated` are the fields that the source or its format file names itself: they must be there.
+    """
+
+    columns: Mapping[str, str]
+    constants: Mapping[str, str]
+    stated: frozenset[str]
+    mapping: LabelMapping
+    answer_when: AnswerRule | None = None
+
+    @property
+    def label_free(self) -> bool:
+        """Whether the mapping has a type for rows without a label (a source declared clean)."""
+        return "" in self.mapping.labels
+
+    @property
+    def needed(self) -> list[str]:
+        """Columns that every row must have."""
+        fields = ["question"] if self.label_free else ["question", "type"]
+        return [c for f in fields for c in self.names(f)]
+
+    @property
+    def slices(self) -> list[str]:
+        """Names of the slices, without the prefix."""
+        given = [*self.columns, *self.constants]
+        return sorted({f.removeprefix(SLICE) for f in given if f.startswith(SLICE)})
+
+    def names(self, field: str) -> list[str]:
+        """The columns of a field: none, one, or those joined by `+` or `|`."""
+        column = self.columns.get(field, "")
+        if not column or field in self.constants:
+            return []
+        return SEVERAL[field].split(column) if field in SEVERAL else [column]
+
+    def check(self, found: Collection[str], place: str) -> None:
+        """DataError if a mandatory column, or one that the source names, is not there."""
+        stated = [c for f in sorted(self.stated) for c in self.names(f)]
+        if self.answer_when and self.names("answer"):
+            stated.append(self.answer_when.column)
+        missing = [c for c in (*self.needed, *stated) if c not in found]
+        if missing:
+            raise DataError(
+                f"{place}: column {missing[0]!r} is missing; found {sorted(found)}. Name another "
+                "with columns.<field>=<column> (nothing after = if there is none), or give one "
+                f"value to all rows with constants.<field>=; fields: {', '.join(FIELDS)}"
+            )
+
+
+def layout(
+    source: SourceConfig, default_labels: str, *, usual: Mapping[str, str] | None = None
+) -> Layout:
+    """The columns of a source: its own, else those of its format's file, else `usual`, else alike.
+
+    Raises:
+        ConfigError: a field that does not exist, or that is both a column and a constant.
+    """
+    both = sorted(set(source.columns) & set(source.constants))
+    if both:
+        raise ConfigError(f"{both[0]!r} is given as columns.{both[0]} and as constants.{both[0]}")
+    form = format_file(source.format)
+    _check_fields("columns", source.columns, allowed=FIELDS)
+    _check_fields("constants", source.constants, allowed=[f for f in FIELDS if f != "image"])
+    stated, constants = dict(source.columns), dict(source.constants)
+    if form:
+        _check_fields("columns", form.columns, allowed=FIELDS)
+        _check_fields("constants", form.constants, allowed=[f for f in FIELDS if f != "image"])
+        named = {**form.columns, **{f"{SLICE}{k}": v for k, v in form.slices.items()}}
+        stated = {**{f: c for f, c in named.items() if f not in constants}, **stated}
+        constants = {**{f: c for f, c in form.constants.items() if f not in stated}, **constants}
+    return Layout(
+        columns={f: f for f in FIELDS} | dict(usual or {}) | stated,
+        constants=constants,
+        stated=frozenset(stated),
+        mapping=load_mapping(source.labels or (form.labels if form else default_labels)),
+        answer_when=form.answer_when if form else None,
+    )
+
+
+def _check_fields(scope: str, given: Collection[str], *, allowed: Collection[str]) -> None:
+    unknown = sorted(f for f in given if f not in allowed and not re.match(r"slices\.\w", f))
+    if unknown:
+        raise ConfigError(
+            f"{scope}.{unknown[0]}: no such field; {did_you_mean(unknown[0], allowed)}fields: "
+            f"{', '.join(allowed)}, slices.<name>"
+        )
