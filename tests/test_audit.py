@@ -1,7 +1,7 @@
 """The audit: labels that were turned on purpose rank first; nothing is shown that must not be.
 
 The pictures are grey noise with one to three coloured squares: the colour is the risk type, the
-number the level; a clean one has a white square. One label in twenty is another's.
+number the level; a clean one has a white square. Some labels are another's.
 """
 
 import csv
@@ -39,7 +39,7 @@ from schemas.hints import load_hints
 from schemas.samples import ROWS
 from schemas.taxonomy import load_taxonomy
 from tasks.audit import AuditInputs, audit, read_audit
-from tasks.audit.rows import askable
+from tasks.audit.rows import askable, check_labels
 from tasks.audit.score import Seen, by_source, dispute, ranked
 from tasks.audit.sheet import GAP, HEAD, contact_sheet, most_disputed
 from tasks.encode import FeatureCache
@@ -55,9 +55,9 @@ torch.set_num_threads(1)
 TAXONOMY = load_taxonomy()
 TYPES = TAXONOMY.type_ids
 KINDS = [*TYPES[:-1], *["clean"] * 6]
-COUNT, EVERY = 480, 20  # pictures; one in twenty has a turned label
+COUNT, EVERY = 480, 22  # pictures; of so many one has a turned label, all of odd numbers
 SPLITS = ["train"] * 6 + ["calibration", "test"]
-STEPS, BATCH = 150, 48
+STEPS, BATCH = 300, 48
 
 
 # --- a snapshot with turned labels, and a head that was trained on it for some seconds ---
@@ -391,6 +391,17 @@ def test_a_model_of_another_taxonomy_is_refused(run):
     inputs = AuditInputs(**{**dict(run.inputs), "model": other})
     with pytest.raises(ConfigError, match="'weather' has the types .*storms.*'psa-vlm'"):
         audit(AuditConfig(), inputs, store=run.store)
+
+
+@pytest.mark.parametrize(
+    ("kind", "level", "words"),
+    [("storms", 1, r"types \['storms'\] and levels \[\]"),
+     ("privacy", 4, r"types \[\] and levels \[4\]")],
+)  # fmt: skip
+def test_labels_of_another_taxonomy_are_refused(kind, level, words):
+    rows = pa.table({"risk_type": ["clean", kind], "risk_level": [0, level]})
+    with pytest.raises(ConfigError, match=f"{words} that taxonomy 'psa-vlm' has not"):
+        check_labels(rows, TAXONOMY)
 
 
 def test_a_snapshot_without_a_row_to_ask_about_is_refused(run):

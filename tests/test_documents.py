@@ -13,6 +13,8 @@ import pytest
 import typer
 
 from flows.cli.main import application
+from flows.parameters import configured
+from schemas.taxonomy import load_mapping, load_taxonomy, map_label
 from tests.desk import Desk
 from tests.documents import (
     HOME,
@@ -36,7 +38,9 @@ FIRST, QUICK, SLOW = "first", "quick", "slow"
 GROUPS = {
     r"git clone .*": FIRST,
     r"make help": QUICK,
-    r"psavlm (plan|doctor|registry|world|ingest|validate|balance|base|encode)\b.*": QUICK,
+    r"psavlm (sources|plan|doctor|registry|show|verify|gc)\b.*": QUICK,
+    r"psavlm (world|ingest|validate|balance|base|encode)\b.*": QUICK,
+    r"python -c .*": QUICK,
     r"make (run|up|down|install|pipeline|sweep)\b.*": SLOW,
     r"prefect .*": SLOW,
     r"psavlm \w+\b.*": SLOW,
@@ -102,6 +106,21 @@ def test_the_first_command_clones_and_none_else():
 def test_blocks_that_are_not_run_are_counted():
     marked = [f"{b.document}:{b.line}: {b.not_run}" for b in ALL if b.not_run is not None]
     assert len(marked) == NOT_RUN, marked
+
+
+def test_the_mapping_and_the_preset_of_the_data_page_are_read_as_they_stand(tmp_path: Path):
+    shown = [b.text for b in ALL if (b.document, b.language) == ("data.md", "toml")]
+    for name, text in zip(("words", "preset"), shown, strict=True):
+        (tmp_path / f"{name}.toml").write_text(text)
+    taxonomy, mapping = load_taxonomy(), load_mapping(str(tmp_path / "words.toml"))
+    found = [
+        map_label(word, None, mapping=mapping, taxonomy=taxonomy, where="")
+        for word in mapping.labels
+    ]
+    assert found == [("clean", 0), ("privacy", 2), ("insults", 3)]
+    assert map_label("hate", "severe", mapping=mapping, taxonomy=taxonomy, where="")[1] == 3
+    config = configured({"preset": str(tmp_path / "preset.toml")})
+    assert config.ingest.sources[0].licence and config.balance.source_caps == {"mine": 5000}
 
 
 # --- they work ---

@@ -49,6 +49,7 @@ from schemas.recipe import (
 from schemas.report import METRICS, ArmReport, Metric
 from schemas.samples import IMAGES, REJECTS, ROWS
 from schemas.taxonomy import LabelMapping, load_taxonomy, shipped
+from schemas.upkeep import Ancestor, Clearance, Fault, Garbage, Lineage, Verification
 from tasks.sources import READERS
 from tasks.sources.fields import FIELDS
 from tasks.validate.rules import rules
@@ -75,6 +76,9 @@ OPTIONS = {
     "sources": {"--json"},
     "audit": STEP_OPTIONS | {"--model", "--artifact", "--split", "--margin", "--images", "--blur"},
     "answer": {"question", "--model", "--artifact", "--image", "--max-new-tokens", "--json"},
+    "show": {"artifact", "--root", "--json"},
+    "verify": {"artifacts", "--root", "--json"},
+    "gc": {"--root", "--delete", "--shards", "--older-than", "--json"},
     "explain": {"question", "--model", "--artifact", "--image", "--out", "--json"},
     "promote": STEP_OPTIONS | {"--dry-run", "--again"},
     "rollback": {"--root", "--json"},
@@ -181,6 +185,15 @@ RECORDS = {
         "preset", "world", "ingest", "validation", "balance", "stage2_balance", "base",
         "encode", "stage1", "stage2", "evaluate", "report", "audit", "gate",
     ],
+    Lineage: ["root", "artifact", "artifacts"],
+    Ancestor: [
+        "state", "why", "created", "seconds", "commit", "dirty", "counts", "files", "bytes",
+        "parents", "against", "changes",
+    ],
+    Verification: ["root", "artifacts", "files", "bytes", "damaged", "missing"],
+    Fault: ["artifact", "why"],
+    Clearance: ["root", "older_than_s", "items", "left"],
+    Garbage: ["kind", "path", "artifact", "bytes", "changed", "deleted"],
     AuditReport: ["model", "margin", "splits", "left_out", "sources"],
     SourceAudit: ["source", "rows", "disputed", "level_disputed", "kinds"],
 }  # fmt: skip
@@ -300,6 +313,13 @@ def test_the_line_of_an_artifact_and_of_a_run(capsys):
         "counts": {"in": 1},
     }  # fmt: skip
     assert whole == {"artifacts": {"ingest": one}, "reports": {}, "decision": None}
+
+
+def test_the_kinds_of_garbage_and_the_states_of_an_ancestor():
+    assert get_args(Garbage.model_fields["kind"].annotation) == (
+        "attempt", "unfinished", "lease", "checkpoints", "draft", "copy", "shard",
+    )  # fmt: skip
+    assert get_args(Ancestor.model_fields["state"].annotation) == ("there", "missing", "damaged")
 
 
 def test_the_metrics_and_how_their_intervals_are_made():

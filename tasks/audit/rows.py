@@ -7,7 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.parts import read_parts
+from schemas.errors import ConfigError
 from schemas.samples import ROWS
+from schemas.taxonomy import Taxonomy
 
 COLUMNS = [
     "sample_id", "image_ids", "source", "source_key", "split", "messages", "risk_type",
@@ -42,3 +44,20 @@ def askable(
     }
     single = single.drop_columns("image_ids").append_column("image_id", images)
     return single.filter(known).combine_chunks(), left_out
+
+
+def check_labels(rows: pa.Table, taxonomy: Taxonomy) -> None:
+    """Whether all labels are of this taxonomy.
+
+    Raises:
+        ConfigError: rows have other types, or higher levels.
+    """
+    others = sorted(set(rows["risk_type"].unique().to_pylist()) - set(taxonomy.type_ids))
+    top = len(taxonomy.levels) - 1
+    higher = sorted(level for level in rows["risk_level"].unique().to_pylist() if level > top)
+    if others or higher:
+        raise ConfigError(
+            f"the labels have types {others} and levels {higher} that taxonomy '{taxonomy.name}' "
+            "has not: audit with the taxonomy that the rows were validated with (`taxonomy` on top "
+            "of the preset)"
+        )

@@ -16,7 +16,7 @@ from schemas.errors import DataError
 from schemas.frozen import Frozen
 from schemas.taxonomy import load_taxonomy
 from tasks.answer import base_of
-from tasks.audit.rows import askable
+from tasks.audit.rows import askable, check_labels
 from tasks.audit.score import by_source, ranked
 from tasks.base_model import FOLDER, libraries
 from tasks.encode import FeatureCache
@@ -46,7 +46,7 @@ def audit(config: AuditConfig, inputs: AuditInputs, *, store: Store) -> Artifact
         store: where artifacts live.
 
     Raises:
-        ConfigError: the model was trained on another taxonomy.
+        ConfigError: model or labels are of another taxonomy.
         DataError: no row can be asked about.
     """
     taxonomy = content_hash(load_taxonomy(config.taxonomy))
@@ -89,6 +89,8 @@ def _build(config: AuditConfig, inputs: AuditInputs, store: Store, folder: Path)
             f"no row of the splits {', '.join(config.splits)} has exactly one encoded image "
             f"({left_out}): give a snapshot with images, or other splits"
         )
+    taxonomy = load_taxonomy(config.taxonomy)
+    check_labels(rows, taxonomy)
     seen = look(
         rows,
         FeatureCache(inputs.features),
@@ -96,7 +98,7 @@ def _build(config: AuditConfig, inputs: AuditInputs, store: Store, folder: Path)
         model=store.local(inputs.model) / FOLDER,
         batch=config.batch,
     )
-    disputed = ranked(rows, seen, load_taxonomy(config.taxonomy))
+    disputed = ranked(rows, seen, taxonomy)
     report = AuditReport(
         model=f"{inputs.model.step}/{inputs.model.fingerprint}",
         margin=config.margin,
