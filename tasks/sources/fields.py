@@ -20,6 +20,8 @@ __all__ = [
 ]
 
 PLACEHOLDER = "<image>"
+# Characters of one turn: a long novel.
+LONGEST_TEXT = 1_000_000
 
 
 class BadValue(ValueError):
@@ -38,6 +40,11 @@ def text(value: Any) -> str:
         return ""
     if not isinstance(value, str):
         raise BadValue(f"{value!r:.80} is {type(value).__name__}, text was expected")
+    if len(value) > LONGEST_TEXT:
+        raise BadValue(f"a text of {len(value)} characters, at most {LONGEST_TEXT} are read")
+    if "\0" in value:
+        # What others read as the end of the text: they would see another one than we do.
+        raise BadValue(f"{value!r:.80} holds a NUL character")
     return _unicode(value).replace(PLACEHOLDER, "").strip()
 
 

@@ -8,8 +8,12 @@ import ijson
 
 from infra.places import Found, open_file
 from schemas.errors import DataError
+from tasks.sources.json_rows import LONGEST_ROW, Once
 
 BOM = b"\xef\xbb\xbf"
+PIECE = 65_536
+# Brackets without an end: every one costs some hundred bytes before its record is whole.
+MOST_OPEN = 500_000
 EXPECTED = {
     b"[": "a JSON array of records was expected (for JSON Lines use format=table)",
     b"{": "a JSON object with a record for each id was expected",
@@ -23,7 +27,9 @@ def array_items(found: Found) -> Iterator[tuple[str, Any]]:
         DataError: not JSON, or another top level than an array.
     """
     with _opened(found, b"[") as file:
-        for number, value in enumerate(ijson.items(file, "item", use_float=True), start=1):
+        values = ijson.items(file, "item", use_float=True, map_type=Once)
+        for number, value in enumerate(values, start=1):
+            file.fresh()
             yield f"{found.name}:{number}", value
 
 
@@ -34,7 +40,9 @@ def object_items(found: Found) -> Iterator[tuple[str, Any]]:
         DataError: not JSON, or another top level than an object.
     """
     with _opened(found, b"{") as file:
-        yield from ijson.kvitems(file, "", use_float=True)
+        for key, value in ijson.kvitems(file, "", use_float=True, map_type=Once):
+            file.fresh()
+            yield key, value
 
 
 def top_level(found: Found) -> bytes:
@@ -47,13 +55,14 @@ def _first(file: BinaryIO) -> bytes:
     """The first byte after BOM and spaces; leaves the file where JSON begins."""
     file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
     start = file.tell()
-    first = next((c for c in iter(lambda: file.read(1), b"") if not c.isspace()), b"")
+    pieces = (piece.lstrip() for piece in iter(lambda: file.read(PIECE), b""))
+    first = next((piece[:1] for piece in pieces if piece), b"")
     file.seek(start)
     return first
 
 
 @contextmanager
-def _opened(found: Found, bracket: bytes) -> Iterator[BinaryIO]:
+def _opened(found: Found, bracket: bytes) -> Iterator["_Metered"]:
     """The file where its JSON begins; what fails while it is read is a DataError."""
     with open_file(found.uri) as file:
         if _first(file) != bracket:
@@ -61,6 +70,29 @@ def _opened(found: Found, bracket: bytes) -> Iterator[BinaryIO]:
                 f"{found.uri!r} does not begin with '{bracket.decode()}': {EXPECTED[bracket]}"
             )
         try:
-            yield file
-        except (ijson.JSONError, OSError) as error:
+            yield _Metered(file)
+        # ValueError: a number of thousands of digits, or bytes that are no text.
+        except (ijson.JSONError, OSError, ValueError) as error:
             raise DataError(f"{found.uri!r} is not readable JSON: {error}") from error
+
+
+class _Metered:
+    """A file that ends with an error where one record, not known yet, goes on and on."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.fresh()
+
+    def fresh(self) -> None:
+        """A record is whole."""
+        self._since = self._open = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._since += len(data)
+        self._open += data.count(b"[") + data.count(b"{") - data.count(b"]") - data.count(b"}")
+        if self._since > LONGEST_ROW + PIECE or self._open > MOST_OPEN:
+            raise ijson.JSONError(
+                f"a record is longer than {LONGEST_ROW} bytes or opens {MOST_OPEN} brackets"
+            )
+        return data

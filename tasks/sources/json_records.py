@@ -1,13 +1,13 @@
 """What formats of JSON objects share: JSON Lines or an array, and rejects for what is no object."""
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from infra.places import Found, open_file
+from infra.places import Found
 from schemas.samples import RawRecord, RawReject
 from tasks.sources.fields import BadValue
 from tasks.sources.json_array import array_items, top_level
+from tasks.sources.json_rows import checked, json_lines
 
 Items = Iterator[RawRecord | RawReject]
 Parse = Callable[[dict[str, Any], str], Items]  # a record and its key -> its items
@@ -28,6 +28,10 @@ def json_records(found: Found, parse: Parse) -> Items:
 
 def parsed(value: Any, key: str, parse: Parse) -> Items:
     """What `parse` makes of an object; a reject for anything else and for a BadValue."""
+    value, fault = checked(value)
+    if fault:
+        yield RawReject(key, "bad_row", fault)
+        return
     if not isinstance(value, dict):
         yield RawReject(key, "not_an_object", f"{value!r:.80}")
         return
@@ -44,13 +48,9 @@ def lacking(item: dict[str, Any], key: str, *needed: str) -> RawReject | None:
 
 
 def _lines(found: Found, parse: Parse) -> Items:
-    with open_file(found.uri) as lines:
-        for number, line in enumerate(lines, start=1):
-            key = f"{found.name}:{number}"
-            try:
-                value = json.loads(line) if line.strip() else None
-            except (ValueError, RecursionError) as error:
-                yield RawReject(key, "bad_row", f"not JSON: {error}")
-                continue
-            if line.strip():
-                yield from parsed(value, key, parse)
+    for number, value, fault in json_lines(found):
+        key = f"{found.name}:{number}"
+        if fault:
+            yield RawReject(key, "bad_row", fault)
+        else:
+            yield from parsed(value, key, parse)

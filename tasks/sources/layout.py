@@ -12,6 +12,8 @@ from schemas.taxonomy import LabelMapping, load_mapping
 
 FIELDS = ("question", "answer", "image", "type", "level", "split", "id", "language")
 SLICE = "slices."
+MOST_COLUMNS = 10_000
+SHOWN = 100
 # Fields that may lie in several columns: `a+b` for one value, `a|b` for several labels.
 SEVERAL = {"type": re.compile(r"[+|]"), "image": re.compile(r"[+]")}
 
@@ -41,6 +43,12 @@ class Layout:
         return [c for f in fields for c in self.names(f)]
 
     @property
+    def wanted(self) -> frozenset[str]:
+        """All columns that a field, a slice or a rule looks at, also those that may be missing."""
+        rule = [self.answer_when.column] if self.answer_when else []
+        return frozenset([*rule, *(c for f in self.columns for c in self.names(f))])
+
+    @property
     def slices(self) -> list[str]:
         """Names of the slices, without the prefix."""
         given = [*self.columns, *self.constants]
@@ -54,14 +62,22 @@ class Layout:
         return SEVERAL[field].split(column) if field in SEVERAL else [column]
 
     def check(self, found: Collection[str], place: str) -> None:
-        """DataError if a mandatory column, or one that the source names, is not there."""
+        """DataError if a column that must be there is not, or is twice, or there are too many."""
+        if len(found) > MOST_COLUMNS:
+            raise DataError(
+                f"{place}: {len(found)} columns, and at most {MOST_COLUMNS} are read; leave out "
+                "those that are not needed"
+            )
+        twice = [c for c in sorted(self.wanted) if list(found).count(c) > 1]
+        if twice:
+            raise DataError(f"{place}: column {twice[0]!r} is there twice; rename or remove one")
         stated = [c for f in sorted(self.stated) for c in self.names(f)]
         if self.answer_when and self.names("answer"):
             stated.append(self.answer_when.column)
         missing = [c for c in (*self.needed, *stated) if c not in found]
         if missing:
             raise DataError(
-                f"{place}: column {missing[0]!r} is missing; found {sorted(found)}. Name another "
+                f"{place}: column {missing[0]!r} is missing; found {_shown(found)}. Name another "
                 "with columns.<field>=<column> (nothing after = if there is none), or give one "
                 f"value to all rows with constants.<field>=; fields: {', '.join(FIELDS)}"
             )
@@ -95,6 +111,10 @@ def layout(
         mapping=load_mapping(source.labels or (form.labels if form else default_labels)),
         answer_when=form.answer_when if form else None,
     )
+
+
+def _shown(found: Collection[str]) -> str:
+    return f"{sorted(found)[:SHOWN]!r:.2000}"
 
 
 def _check_fields(scope: str, given: Collection[str], *, allowed: Collection[str]) -> None:

@@ -8,6 +8,7 @@ from schemas.config import SourceConfig
 from schemas.samples import Message, RawRecord, RawReject
 from tasks.sources.fields import PLACEHOLDER, BadValue, image_refs, plain, text
 from tasks.sources.json_array import array_items
+from tasks.sources.json_rows import checked
 
 ROLES = {"human": "user", "gpt": "assistant"}
 KNOWN = ("image", "conversations")
@@ -30,6 +31,9 @@ def read(source: SourceConfig, *, max_bytes: int) -> Iterator[RawRecord | RawRej
 
 
 def _record(item: Any, key: str) -> RawRecord | RawReject:
+    item, fault = checked(item)
+    if fault:
+        return RawReject(key, "bad_row", fault)
     if not isinstance(item, dict):
         return RawReject(key, "not_an_object", f"{item!r:.80}")
     turns = item.get("conversations")

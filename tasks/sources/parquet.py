@@ -42,16 +42,17 @@ def rows(table: pq.ParquetFile) -> Iterator[Row]:
         size = about.total_byte_size // max(1, about.num_rows)
         few = max(1, min(ROWS, BYTES // max(1, size)))
         for batch in table.iter_batches(batch_size=few, row_groups=[group]):
-            for row in batch.to_pylist():
+            for row in _values(batch):
                 number += 1
-                yield number, _named(row, names)
+                yield number, row if isinstance(row, str) else _named(row, names)
 
 
 def features(table: pq.ParquetFile) -> dict[str, dict[str, Any]]:
     """Column -> Hugging Face's description of it, of a list's items for a list; {} without any."""
     try:
         stored = json.loads((table.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-    except ValueError:
+        checked(stored)
+    except (ValueError, RecursionError):
         return {}
     for key in ("info", "features"):
         stored = stored.get(key) if isinstance(stored, dict) else None

@@ -2,8 +2,8 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,7 +13,8 @@ from schemas.errors import ConfigError, DataError
 from schemas.samples import RawRecord, RawReject
 from tasks.sources import parquet
 from tasks.sources.json_array import array_items, top_level
-from tasks.sources.layout import Layout, layout
+from tasks.sources.json_rows import checked, json_lines
+from tasks.sources.layout import SHOWN, Layout, layout
 from tasks.sources.parquet import Row
 from tasks.sources.record import record
 
@@ -51,11 +52,13 @@ def _csv(file: Found, columns: Layout) -> Iterator[Row]:
     csv.field_size_limit(LONGEST_CELL)
     comma = "\t" if file.name.lower().endswith(".tsv") else ","
     with io.TextIOWrapper(open_file(file.uri), encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, strict=True, delimiter=comma)
+        metered = _Metered(lines)
+        reader = csv.DictReader(metered, strict=True, delimiter=comma)
         try:
             header = reader.fieldnames or []
             columns.check(header, file.uri)
             for number, row in enumerate(reader, start=1):
+                metered.since = 0
                 # A short or long row means a broken quote: its cells may be in wrong columns.
                 whole = None not in row and None not in row.values()
                 yield number, row if whole else f"not the header's {len(header)} cells"
@@ -66,10 +69,11 @@ def _csv(file: Found, columns: Layout) -> Iterator[Row]:
 def _json(file: Found, columns: Layout) -> Iterator[Row]:
     """JSON Lines or one array, whatever the name says: published .json files are often lines."""
     found: set[str] = set()
-    values = _array(file) if top_level(file) == b"[" else _lines(file)
+    values = _array(file) if top_level(file) == b"[" else json_lines(file)
     for number, row, fault in values:
         if fault is None and isinstance(row, dict):
-            found |= row.keys()
+            found |= columns.wanted & row.keys()
+            found.update(islice(row, max(0, SHOWN - len(found))))
             yield number, row
         else:
             yield number, fault or f"not an object: {row!r:.80}"
@@ -78,20 +82,24 @@ def _json(file: Found, columns: Layout) -> Iterator[Row]:
         columns.check(found, file.uri)
 
 
-def _array(file: Found) -> Iterator[tuple[int, Any, None]]:
+def _array(file: Found) -> Iterator[tuple[int, Any, str | None]]:
     for number, (_, value) in enumerate(array_items(file), start=1):
-        yield number, value, None
+        yield number, *checked(value)
 
 
-def _lines(file: Found) -> Iterator[tuple[int, Any, str | None]]:
-    with open_file(file.uri) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line), None
-            except (ValueError, RecursionError) as error:
-                yield number, None, f"not JSON: {error}"
+class _Metered:
+    """The lines of a CSV; an error where one row, not known yet, goes on and on."""
+
+    def __init__(self, lines: io.TextIOWrapper) -> None:
+        self._lines = lines
+        self.since = 0
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._lines.readline(LONGEST_CELL):
+            self.since += len(line)
+            if self.since >= LONGEST_CELL:
+                raise csv.Error(f"a row is longer than {LONGEST_CELL} characters")
+            yield line
 
 
 def _parquet(file: Found, columns: Layout) -> Iterator[Row]:

@@ -8,6 +8,7 @@ from schemas.config import SourceConfig
 from schemas.samples import RawRecord, RawReject
 from tasks.sources.fields import BadValue, image_refs, plain, question_answer, text
 from tasks.sources.json_array import array_items
+from tasks.sources.json_rows import checked
 
 KNOWN = ("image", "safe", "harmful_category", "harmful_subcategory", "instr-resp")
 # Question key -> the published evaluation subset that such an item belongs to.
@@ -32,6 +33,10 @@ def read(source: SourceConfig, *, max_bytes: int) -> Iterator[RawRecord | RawRej
 
 
 def _items(item: Any, key: str) -> Iterator[RawRecord | RawReject]:
+    item, fault = checked(item)
+    if fault:
+        yield RawReject(key, "bad_row", fault)
+        return
     if not isinstance(item, dict):
         yield RawReject(key, "not_an_object", f"{item!r:.80}")
         return

@@ -1,13 +1,13 @@
 """WebDataset shards: tars whose members share a key, an image and a JSON object per sample."""
 
-import json
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from infra.places import expand
 from schemas.config import SourceConfig
 from schemas.samples import RawRecord, RawReject
 from tasks.sources.fields import printable
+from tasks.sources.json_rows import parse
 from tasks.sources.layout import Layout, layout
 from tasks.sources.record import record
 from tasks.sources.tar import IMAGES, groups
@@ -29,12 +29,14 @@ def read(source: SourceConfig, *, max_bytes: int) -> Iterator[RawRecord | RawRej
 
 def _record(parts: Mapping[str, bytes | None], columns: Layout, key: str) -> RawRecord | RawReject:
     told = f"members: {sorted(map(printable, parts))}"
+    steps = re.split(r"[/\\]", key.partition(":")[2])
+    if ".." in steps or not steps[0]:
+        return RawReject(key, "path_outside_folder", "the names of its members lead out of the tar")
     if "json" not in parts:
         return RawReject(key, "missing_key", told)
-    try:
-        row: Any = json.loads(parts["json"] or b"")
-    except (ValueError, RecursionError) as error:
-        return RawReject(key, "bad_row", f"json member: {error}")
+    row, fault = parse(parts["json"] or b"")
+    if fault:
+        return RawReject(key, "bad_row", f"json member: {fault}")
     if not isinstance(row, dict):
         return RawReject(key, "not_an_object", f"json member: {row!r:.80}")
     images = [parts[e] for e in IMAGES if e in parts]
