@@ -10,7 +10,7 @@ from schemas.artifact import Artifact
 from schemas.decision import Decision
 
 # Counts that say something where they are zero, too.
-ALWAYS = ("in", "accepted", "rejected", "quarantined", "decoded", "encoded")
+ALWAYS = ("in", "accepted", "rejected", "images", "quarantined", "decoded", "encoded")
 
 
 def told(

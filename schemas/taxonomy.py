@@ -165,6 +165,24 @@ def listed(label: str, entries: Mapping[str, T]) -> T | None:
     return entries.get(label, entries[max(heads, key=len)] if heads else None)
 
 
+def check_mapping(mapping: LabelMapping, taxonomy: Taxonomy) -> None:
+    """ConfigError for a level that the taxonomy does not have, or a clean word above level 0."""
+    top = len(taxonomy.levels) - 1
+    levels = {word: target.level for word, target in mapping.labels.items()} | mapping.levels
+    for word, level in levels.items():
+        if level is not None and not 0 <= level <= top:
+            raise ConfigError(
+                f"mapping '{mapping.name}': {word!r} has level {level}, and taxonomy "
+                f"'{taxonomy.name}' has levels 0 to {top}; correct the mapping"
+            )
+    for word, target in mapping.labels.items():
+        if target.type == CLEAN and target.level:
+            raise ConfigError(
+                f"mapping '{mapping.name}': {word!r} is clean with level {target.level}; clean is "
+                "level 0"
+            )
+
+
 def map_label(
     label: str | None, level: str | None, *, mapping: LabelMapping, taxonomy: Taxonomy, where: str
 ) -> tuple[str, int]:
@@ -179,7 +197,7 @@ def map_label(
         target = LabelTarget(type=label, level=0 if label == CLEAN else None)
     if target is None:
         raise DataError(
-            f"{where}: unknown label {label!r}; known to mapping '{mapping.name}': "
+            f"{where}: unknown label {label!r:.200}; known to mapping '{mapping.name}': "
             f"{', '.join(map(repr, sorted(mapping.labels) or taxonomy.type_ids))}. Correct the "
             "row, or name by labels= a mapping file (.toml) that lists it"
         )
@@ -206,7 +224,7 @@ def _level_number(
     known = {**numbers, **names, **mapping.levels}
     if level not in known:
         raise DataError(
-            f"{where}: unknown risk level {level!r}; known: {', '.join(sorted(known))}. "
+            f"{where}: unknown risk level {level!r:.200}; known: {', '.join(sorted(known))}. "
             "Correct the row, or add the word to the mapping's [levels]"
         )
     return known[level]

@@ -51,7 +51,8 @@ def table(folder: Path, rows: list[dict], *, name="t", **settings) -> SourceConf
     path = folder / f"{name}.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in full))
     (folder / "images").mkdir(exist_ok=True)
-    settings = {"images": str(folder / "images"), "name": name, **settings}
+    pictured = any("image" in row for row in rows)
+    settings = {"images": str(folder / "images") if pictured else "", "name": name, **settings}
     return SourceConfig(format="table", uri=str(path), **settings)
 
 
@@ -171,6 +172,43 @@ def test_an_image_is_stored_once_under_its_hash_in_small_row_groups(tmp_path):
     stored = file.read().to_pylist()
     assert all(hashlib.sha256(s["bytes"]).hexdigest() == s["image_id"] for s in stored)
     assert [s["image_id"] for s in stored] == known == sorted(known)
+
+
+# --- slips of the pen ---
+
+
+@pytest.mark.parametrize(
+    ("header", "settings", "words"),
+    [
+        ("question,type,imgae", {"images": "."}, "column 'image' is missing"),
+        ("question,type,imgae", {}, "no column 'image'; is 'imgae' meant?"),
+        ("question,type,spilt", {}, "no column 'split'; is 'spilt' meant?"),
+        ("question,type,anwser", {}, "no column 'answer'; is 'anwser' meant?"),
+    ],
+)
+def test_a_misspelt_column_is_told_and_not_left_out(tmp_path, header, settings, words):
+    (tmp_path / "t.csv").write_text(f"{header}\nq,clean,x\n")
+    settings = {name: str(tmp_path) for name in settings}
+    source = SourceConfig(format="table", uri=f"{tmp_path}/t.csv", name="t", **settings)
+    with pytest.raises(DataError) as error:
+        built(tmp_path / "out", source)
+    assert words in str(error.value)
+    column = header.rpartition(",")[2]
+    absent = {"imgae": "image", "spilt": "split", "anwser": "answer"}[column]
+    meant = source.model_copy(update={"columns": {absent: ""}})
+    assert built(tmp_path / "as-meant", meant)[0]["accepted"] == 1
+
+
+def test_a_row_that_contradicts_its_sources_split_is_an_error(tmp_path):
+    source = table(tmp_path / "in", [{"split": "train"}], split="test")
+    with pytest.raises(DataError, match="its split is 'train', and the source says split=test"):
+        built(tmp_path / "out", source)
+
+
+def test_a_format_with_fields_of_its_own_takes_no_columns(tmp_path):
+    source = SourceConfig(format="llava", uri="x.json", constants={"type": "privacy"})
+    with pytest.raises(ConfigError, match="llava has fields of its own and takes no constants"):
+        ingest(IngestConfig(sources=(source,)), store=Store(str(tmp_path / "store")))
 
 
 # --- labels and splits ---

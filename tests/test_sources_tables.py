@@ -538,7 +538,7 @@ def test_llavaguard_keeps_apart_what_two_policies_say_of_one_image(tmp_path):
     text += f"u,8,Safe,NA: None applying,why,{strict},b.png\n"
     found = read(f"format=llavaguard,uri={csv(tmp_path / 'a.csv', text)}")
     assert targets(found, "llavaguard") == [("illegal", 2), ("clean", 0), ("clean", 0)]
-    policies = [r.slices["policy"] for r in found]
+    policies = [r.slices["judged_under"] for r in found]
     assert policies[0] == policies[2] != policies[1]
     assert found[0].messages[0].text == strict.strip()
     assert [r.extra["id"] for r in found] == ["7", "7_v1", "8"]

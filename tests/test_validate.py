@@ -286,7 +286,8 @@ def test_contradicting_labels_are_set_aside_where_this_is_asked_for(tmp_path):
 
 def test_labels_contradict_each_other_only_under_one_policy(tmp_path):
     def under(number: int, policy: str, **changes) -> dict:
-        return row(number, group_id="a", slices=[("policy", policy), ("region", "x")], **changes)
+        slices = [("judged_under", policy), ("region", "x")]
+        return row(number, group_id="a", slices=slices, **changes)
 
     harm = {"risk_type": "privacy", "risk_level": 2, "a": REFUSAL}
     build(tmp_path, [under(1, "p1"), under(2, "p2", **harm), *many(20)])

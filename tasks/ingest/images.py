@@ -3,7 +3,9 @@
 import io
 import struct
 import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass
+from threading import Lock
 
 from PIL import Image
 
@@ -15,6 +17,11 @@ from tasks.ingest.phash import perceptual_hash
 
 # Pillow knows some 40 formats; the others are not images of data sets but ways in.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+# Progressive JPEGs have about ten scans. Each costs a pass over all pixels, and ten bytes.
+JPEG, SCAN, MOST_SCANS = b"\xff\xd8", b"\xff\xda", 100
+# An image of the most pixels that are allowed takes some hundred MB while it is decoded.
+MANY_PIXELS = 8_000_000
+ONE_AT_A_TIME = Lock()
 # What Pillow's parsers raise on bad bytes: mostly OSError, the others now and then.
 FAULTS = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, IndexError)
 
@@ -49,7 +56,7 @@ def fetch(ref: ImageRef, *, folder: str, config: IngestConfig) -> bytes | Refusa
 
 
 def _fetch(path: str, folder: str, config: IngestConfig) -> bytes | Refusal:
-    if path.startswith(("http://", "https://")):
+    if path.lower().startswith(("http://", "https://", "ftp://")):
         return Refusal("remote_image", path)
     if not folder:
         raise ConfigError(
@@ -68,14 +75,20 @@ def _fetch(path: str, folder: str, config: IngestConfig) -> bytes | Refusal:
 
 def decode(image_id: str, data: bytes, *, max_pixels: int) -> Picture | Refusal:
     """Check the header's pixels, then decode strictly."""
+    scans = data.count(SCAN) if data.startswith(JPEG) else 0
+    if scans > MOST_SCANS:
+        return Refusal(
+            "image_unreadable", f"a JPEG of {scans} scans, at most {MOST_SCANS} are read"
+        )
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 return Refusal("image_too_many_pixels", f"{width} x {height}, limit {max_pixels}")
-            image.load()
+            with ONE_AT_A_TIME if width * height > MANY_PIXELS else nullcontext():
+                image.load()
+                phash, quality = perceptual_hash(image)
             kind = str(image.format)
-            phash, quality = perceptual_hash(image)
     except Image.DecompressionBombError:
         return Refusal("image_too_many_pixels", "the header announces a decompression bomb")
     except FAULTS as error:

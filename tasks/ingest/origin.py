@@ -9,7 +9,7 @@ from infra.identity import folder_identity, identity
 from infra.places import check_folder
 from schemas.config import IngestConfig, SourceConfig
 from schemas.errors import ConfigError
-from schemas.taxonomy import load_mapping, load_taxonomy
+from schemas.taxonomy import check_mapping, load_mapping, load_taxonomy
 from tasks.sources import check_use, reader_of
 
 WORLD = "world:"
@@ -51,9 +51,9 @@ def check_sources(config: IngestConfig) -> None:
         ConfigError: an unknown format, taxonomy or mapping, or two sources of one name.
         DataError: a file or image folder does not exist.
     """
-    load_taxonomy(config.taxonomy)
+    taxonomy = load_taxonomy(config.taxonomy)
     for source in named(config).values():
-        load_mapping(source.labels or reader_of(source).labels)
+        check_mapping(load_mapping(source.labels or reader_of(source).labels), taxonomy)
         if not source.uri.startswith(WORLD):
             reader_of(source).files(source)
         if source.images and not source.images.startswith(WORLD):

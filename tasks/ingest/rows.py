@@ -11,6 +11,7 @@ from schemas.errors import DataError
 from schemas.samples import ROWS, SPLITS, RawRecord, sample_id
 from schemas.taxonomy import LabelMapping, Taxonomy, load_mapping, load_taxonomy, map_label
 from tasks.sources import reader_of
+from tasks.sources.fields import printable
 
 ROWS_PER_TABLE = 8_192
 
@@ -73,14 +74,24 @@ def make_row(record: RawRecord, image_ids: list[str], *, origin: Origin) -> dict
     where = f"source {origin.name!r}, {record.source_key}"
     (risk_type, risk_level), *others = _risks(record, origin, where)
     if record.split is not None and record.split not in SPLITS:
-        raise DataError(f"{where}: unknown split {record.split!r}; known: {', '.join(SPLITS)}")
+        raise DataError(
+            f"{where}: unknown split {record.split!r}; known: {', '.join(SPLITS)}. "
+            "Write one of these, or leave the column out (columns.split=) to have rows drawn"
+        )
+    stated = origin.source.split
+    if record.split and stated and record.split != stated:
+        raise DataError(
+            f"{where}: its split is {record.split!r}, and the source says split={stated}; leave "
+            "out the one or the other (columns.split= without a name leaves out the column)"
+        )
+    extra = {**record.extra, **({"other_risks": others} if others else {})}
     answered = any(m.role == "assistant" and m.text for m in record.messages)
     return {
         "sample_id": sample_id(origin.name, record.source_key, record.messages, image_ids),
         "image_ids": image_ids,
         "source": origin.name,
         "source_key": record.source_key,
-        "split": record.split or origin.source.split,
+        "split": record.split or stated,
         "messages": [{"role": m.role, "text": m.text} for m in record.messages],
         "risk_type": risk_type,
         "risk_level": risk_level,
@@ -88,11 +99,7 @@ def make_row(record: RawRecord, image_ids: list[str], *, origin: Origin) -> dict
         "language": record.language,
         "licence": record.licence or origin.licence,
         "slices": sorted(record.slices.items()),
-        "extra": dumps(
-            {**record.extra, **({"other_risks": others} if others else {})},
-            sort_keys=True,
-            ensure_ascii=False,
-        ),
+        "extra": printable(dumps(extra, sort_keys=True, ensure_ascii=False)),
     }
 
 

@@ -25,12 +25,17 @@ from tasks.ingest.rows import Origin, Rows, make_row
 from tasks.ingest.seen import Seen
 from tasks.ingest.shards import ImageSpool
 from tasks.ingest.splits import settled
+from tasks.progress import say
 from tasks.sources import reader_of
+from tasks.sources.fields import printable
 
 VERSION = 2
 # Records held at once. Pillow and sha256 leave the interpreter's lock: threads decode in parallel.
 BATCH = 64
+BATCH_BYTES = 64_000_000
 THREADS = 4
+# Characters of a reject's key or detail: a hostile file would fill the memory with them.
+LONGEST_FACT = 1_000
 
 # An image that is new, or the id of one that the root has.
 Loaded = tuple[RawRecord, list[Picture | str]]
@@ -81,6 +86,7 @@ def build_samples(
             if len(rows) == before:
                 raise _empty(name, source.uri, refused)
             rejects += refused
+            say(_told(name, len(rows) - before, refused))
         images = spool.facts()
     write_parts(images, folder / "images")
     write_parts(settled(rows.table(), images, config=config), folder / "rows")
@@ -103,7 +109,8 @@ def _read(
     seen = Seen(spool.library.store, origin.source.images)
     for item in _loaded(origin.source, config, spool, seen):
         if isinstance(item, RawReject):
-            rejects.append({"source": origin.name, **asdict(item)})
+            facts = {name: printable(value[:LONGEST_FACT]) for name, value in asdict(item).items()}
+            rejects.append({"source": origin.name, **facts})
             continue
         record, pictures = item
         ids = [spool.use(picture) for picture in pictures]
@@ -123,7 +130,7 @@ def _loaded(
     items = islice(read, source.limit)
     load = partial(_load, folder=source.images, config=config, spool=spool, seen=seen)
     with ThreadPoolExecutor(THREADS) as pool:
-        while batch := list(islice(items, BATCH)):
+        for batch in _batches(items):
             refs = {ref for item in batch if isinstance(item, RawRecord) for ref in item.images}
             pictures = dict(zip(refs, pool.map(load, refs), strict=True))
             for item in batch:
@@ -136,6 +143,20 @@ def _loaded(
                     yield RawReject(item.source_key, refusal.reason, refusal.detail)
                 else:
                     yield item, [p for p in found if not isinstance(p, Refusal)]
+
+
+def _batches(items: Iterator[RawRecord | RawReject]) -> Iterator[list[RawRecord | RawReject]]:
+    """Items in order, a few at a time: fewer where they hold large images."""
+    batch, size = [], 0
+    for item in items:
+        batch.append(item)
+        if isinstance(item, RawRecord):
+            size += sum(len(ref.data) for ref in item.images if ref.data is not None)
+        if len(batch) >= BATCH or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _load(
@@ -152,6 +173,14 @@ def _load(
     if spool.knows(image_id):
         return image_id
     return decode(image_id, data, max_pixels=config.max_image_pixels)
+
+
+def _told(name: str, accepted: int, refused: list[dict[str, str]]) -> str:
+    """A source in one line: in = accepted + rejected, and why."""
+    reasons = Counter(reject["reason"] for reject in refused).most_common()
+    why = ", ".join(f"{reason} {count}" for reason, count in reasons)
+    told = f"{name}: in {accepted + len(refused)}  accepted {accepted}  rejected {len(refused)}"
+    return f"{told} ({why}; see rejects/)" if refused else told
 
 
 def _empty(name: str, uri: str, refused: list[dict[str, str]]) -> DataError:

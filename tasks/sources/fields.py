@@ -67,7 +67,7 @@ def word(value: Any) -> str | None:
         raise BadValue(
             f"{value!r:.80} is {type(value).__name__}, a word or a whole number was expected"
         )
-    return str(value).strip()
+    return _unicode(str(value).strip())
 
 
 def image_refs(value: Any) -> tuple[ImageRef, ...]:

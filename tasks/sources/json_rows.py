@@ -10,6 +10,7 @@ from infra.places import Found, open_file
 # A row of a data set is text and names of images: some kilobytes.
 LONGEST_ROW = 4_000_000
 DEEPEST = 64
+NESTED = (dict, list, tuple)
 
 Parsed = tuple[Any, str | None]  # a value, or what is wrong with it
 
@@ -38,7 +39,7 @@ def parse(line: bytes) -> Parsed:
     if len(line) > LONGEST_ROW:
         return None, f"longer than {LONGEST_ROW} bytes"
     try:
-        value = json.loads(line, object_pairs_hook=_once)
+        value = json.loads(line, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         return None, f"not JSON: {error}"
     return checked(value)
@@ -46,19 +47,20 @@ def parse(line: bytes) -> Parsed:
 
 def checked(value: Any) -> Parsed:
     """The value, unless it is nested too deeply or holds an object with one key twice."""
-    level = [value] if isinstance(value, dict | list) else []
+    level = [value] if isinstance(value, NESTED) else []
     for _ in range(DEEPEST):
         twice = [part.twice for part in level if isinstance(part, Once) and part.twice is not None]
         if twice:
             return None, f"key {twice[0]!r:.80} is there twice"
         parts = (part.values() if isinstance(part, dict) else part for part in level)
-        level = [child for part in parts for child in part if isinstance(child, dict | list)]
+        level = [child for part in parts for child in part if isinstance(child, NESTED)]
         if not level:
             return value, None
     return None, f"nested deeper than {DEEPEST} levels"
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of these pairs, which remembers a key that came twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         found = Once()

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError, DataError
@@ -12,6 +13,10 @@ from schemas.taxonomy import LabelMapping, load_mapping
 
 FIELDS = ("question", "answer", "image", "type", "level", "split", "id", "language")
 SLICE = "slices."
+# How alike a column's name and a field's must be to be taken for a slip of the pen.
+NEARLY = 0.75
+# Where a folder of images is of use only with a column that names them.
+PATHS = ("table",)
 MOST_COLUMNS = 10_000
 SHOWN = 100
 # Fields that may lie in several columns: `a+b` for one value, `a|b` for several labels.
@@ -81,6 +86,20 @@ class Layout:
                 "with columns.<field>=<column> (nothing after = if there is none), or give one "
                 f"value to all rows with constants.<field>=; fields: {', '.join(FIELDS)}"
             )
+        self._check_spelling(found, place)
+
+    def _check_spelling(self, found: Collection[str], place: str) -> None:
+        """DataError for a strange column whose name is nearly that of an absent field."""
+        used = {column for field in self.columns for column in self.names(field)}
+        strange = sorted(set(found) - used)
+        for field in ("answer", "image", "level", "split"):
+            absent = self.columns.get(field) == field and field not in {*found, *self.constants}
+            if absent and (near := get_close_matches(field, strange, n=1, cutoff=NEARLY)):
+                raise DataError(
+                    f"{place}: there is no column {field!r}; is {near[0]!r} meant? Then correct "
+                    f"it, or say columns.{field}={near[0]}; if not, columns.{field}= with nothing "
+                    "after it"
+                )
 
 
 def layout(
@@ -98,6 +117,8 @@ def layout(
     _check_fields("columns", source.columns, allowed=FIELDS)
     _check_fields("constants", source.constants, allowed=[f for f in FIELDS if f != "image"])
     stated, constants = dict(source.columns), dict(source.constants)
+    if source.images and source.format in PATHS and "image" not in stated:
+        stated["image"] = (form.columns if form else {}).get("image", "image")
     if form:
         _check_fields("columns", form.columns, allowed=FIELDS)
         _check_fields("constants", form.constants, allowed=[f for f in FIELDS if f != "image"])

@@ -1,6 +1,5 @@
 """Parquet files row by row in bounded memory, with what Hugging Face keeps in their metadata."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +9,7 @@ import pyarrow.parquet as pq
 
 from infra.places import Found, open_file
 from schemas.errors import DataError
+from tasks.sources.json_rows import checked, parse
 
 ROWS = 64
 BYTES = 16_000_000
@@ -27,7 +27,8 @@ def opened(file: Found) -> Iterator[pq.ParquetFile]:
         try:
             yield pq.ParquetFile(data, buffer_size=BUFFER, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{file.uri!r} is not readable Parquet: {error}") from error
+            told = " ".join(str(error).split())
+            raise DataError(f"{file.uri!r} is not readable Parquet: {told:.500}") from error
 
 
 def rows(table: pq.ParquetFile) -> Iterator[Row]:
@@ -39,21 +40,31 @@ def rows(table: pq.ParquetFile) -> Iterator[Row]:
     number = 0
     for group in range(table.num_row_groups):
         about = table.metadata.row_group(group)
-        size = about.total_byte_size // max(1, about.num_rows)
+        size, first = about.total_byte_size // max(1, about.num_rows), number
         few = max(1, min(ROWS, BYTES // max(1, size)))
         for batch in table.iter_batches(batch_size=few, row_groups=[group]):
             for row in _values(batch):
                 number += 1
-                yield number, row if isinstance(row, str) else _named(row, names)
+                value, fault = (None, row) if isinstance(row, str) else checked(row)
+                yield number, fault or _named(value, names)
+        if number - first != about.num_rows:
+            raise pa.ArrowInvalid(f"{number - first} rows are there, {about.num_rows} are claimed")
+
+
+def _values(batch: pa.RecordBatch) -> list[dict[str, Any] | str]:
+    """The rows of a batch; where one holds what Python has no value for, what is wrong with it."""
+    try:
+        return batch.to_pylist()
+    # Text that is no UTF-8, a date after the year 9999, a time zone that nobody knows.
+    except (ValueError, OverflowError, KeyError, ArithmeticError) as error:
+        if batch.num_rows == 1:
+            return [f"a value cannot be read: {error}"]
+        return [row for i in range(batch.num_rows) for row in _values(batch.slice(i, 1))]
 
 
 def features(table: pq.ParquetFile) -> dict[str, dict[str, Any]]:
     """Column -> Hugging Face's description of it, of a list's items for a list; {} without any."""
-    try:
-        stored = json.loads((table.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-        checked(stored)
-    except (ValueError, RecursionError):
-        return {}
+    stored, _ = parse((table.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
     for key in ("info", "features"):
         stored = stored.get(key) if isinstance(stored, dict) else None
     found = stored if isinstance(stored, dict) else {}

@@ -82,6 +82,11 @@ READERS = {
     "xstest": Reader(xstest.read, "xstest", "CC-BY-4.0"),
 }
 
+# Readers that know nothing of tasks/sources/layout.py.
+OWN_FIELDS = (
+    "figstep", "llava", "mm-safetybench", "mossbench", "psa-vlm", "rtvlm", "vlguard", "xstest",
+)  # fmt: skip
+
 
 def formats() -> list[str]:
     """Names of all shipped formats, with and without code."""
@@ -113,11 +118,22 @@ def reader_named(name: str) -> Reader:
 
 
 def check_use(source: SourceConfig) -> None:
-    """ConfigError for a source that would train although its authors allow evaluation only."""
+    """Whether a format can do what its source asks of it.
+
+    Raises:
+        ConfigError: columns or constants for a format that has fields of its own; training on what
+            its authors allow for evaluation only.
+    """
     reader = reader_of(source)
+    if (source.columns or source.constants) and source.format in OWN_FIELDS:
+        asked = "columns" if source.columns else "constants"
+        raise ConfigError(
+            f"source {source.uri!r}: {source.format} has fields of its own and takes no {asked}.*; "
+            "leave them out (labels= and split= say what its rows are)"
+        )
     if reader.evaluation_only and source.split != "test":
         raise ConfigError(
             f"source {source.uri!r}: {source.format} is for evaluation only by its licence "
-            f"({reader.licence}, no training use), and split is {source.split or 'not given'}; "
+            f"({reader.licence or 'of its authors'}), and split is {source.split or 'not given'}; "
             "add split=test"
         )

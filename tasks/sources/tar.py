@@ -16,7 +16,7 @@ from schemas.errors import DataError
 
 KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 IMAGES = ("bmp", "gif", "jpeg", "jpg", "png", "webp")
-UNPACK = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ": lzma.LZMAFile}
+UNPACK = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 # A compressed tar may unpack to so many times its size (images: 1, JSON: 20), and this in any case.
 RATIO = 100
 UNPACKED = 1_000_000_000
@@ -69,9 +69,9 @@ def _members(file: Found, wanted: Collection[str], max_bytes: int) -> Iterator[M
                 last = -1
                 for info in tar:
                     tar.members = []  # it would keep every header
-                    if min(info.offset_data, info.offset_data + info.size) <= last:
+                    if info.size < 0 or info.offset_data <= last:
                         raise tarfile.ReadError(f"a member that ends before it begins, at {last}")
-                    last = info.offset_data - 1
+                    last = info.offset_data
                     if found := _named(info):
                         key, extension = found
                         reading = extension in wanted
@@ -85,12 +85,12 @@ def _members(file: Found, wanted: Collection[str], max_bytes: int) -> Iterator[M
 
 def _named(info: tarfile.TarInfo) -> tuple[str, str] | None:
     """Key and extension; None for what belongs to no sample."""
-    name = info.name[:LONGEST_NAME]
-    match = KEY.match(name)
+    if len(info.name) > LONGEST_NAME:
+        return info.name[:LONGEST_NAME], "(name too long)"
+    match = KEY.match(info.name)
     if not match or info.isdir():
         return None
-    kind = "" if info.isfile() else " (no file)"
-    return match[1], match[2].lower() + (kind if name == info.name else " (name too long)")
+    return match[1], match[2].lower() + ("" if info.isfile() else " (no file)")
 
 
 def _check_end(tar: tarfile.TarFile) -> None:

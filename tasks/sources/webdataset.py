@@ -24,14 +24,16 @@ def read(source: SourceConfig, *, max_bytes: int) -> Iterator[RawRecord | RawRej
     columns = layout(source, "canonical")
     for file in expand(source.uri):
         for key, parts in groups(file, ("json", *IMAGES), max_bytes=max_bytes):
-            yield _record(parts, columns, printable(f"{file.name}:{key}"))
+            place = printable(f"{file.name}:{key}")
+            steps = re.split(r"[/\\]", key)
+            if ".." in steps or not steps[0]:
+                yield RawReject(place, "path_outside_folder", "its name leads out of the tar")
+            else:
+                yield _record(parts, columns, place)
 
 
 def _record(parts: Mapping[str, bytes | None], columns: Layout, key: str) -> RawRecord | RawReject:
     told = f"members: {sorted(map(printable, parts))}"
-    steps = re.split(r"[/\\]", key.partition(":")[2])
-    if ".." in steps or not steps[0]:
-        return RawReject(key, "path_outside_folder", "the names of its members lead out of the tar")
     if "json" not in parts:
         return RawReject(key, "missing_key", told)
     row, fault = parse(parts["json"] or b"")

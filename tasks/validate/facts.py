@@ -42,7 +42,7 @@ WITH turns AS (
 )
 SELECT position, sample_id, source, source_key, split, risk_type, risk_level, supervises,
     language, trim(coalesce(licence, '')) AS licence, group_id,
-    coalesce(slices['policy'], '') AS policy,
+    coalesce(slices['judged_under'], '') AS policy,
     sha256(to_json({'messages': messages, 'images': image_ids})) AS content_id,
     CASE split WHEN 'test' THEN 2 WHEN 'calibration' THEN 1 ELSE 0 END AS split_rank,
     coalesce(len(image_ids), 0)::INTEGER AS images,

@@ -53,8 +53,9 @@ def check_sources(
     examples = "; ".join(f"{key} ({reason}: {detail})" for key, reason, detail in rows)
     raise DataError(
         f"source {name!r}: {worst['rejected']} of {worst['in']} rows are bad, "
-        f"{worst['rate']:.1%}, limit {limit:.1%} (max_reject_rate). Reasons: {dict(reasons)}. "
-        f"Such as {examples}. Rows refused at reading: rejects/ in {place}"
+        f"{worst['rate']:.1%}, limit {limit:.1%}. Most frequent reasons: {dict(reasons)}. Such as "
+        f"{examples}. Rows refused at reading: rejects/ in {place}. Correct the source; to see all "
+        "others in quarantine/, allow more for once by max_reject_rate in [validation] of a preset"
     )
 
 
