@@ -31,9 +31,10 @@ class Access(StrEnum):
 
 
 class Status(StrEnum):
-    """A copy is here; or it could be, being public; or it is not public."""
+    """A copy is here, or some of it; or it could be, being public; or it is not public."""
 
     HAVE = "have"
+    PART = "part"
     MISSING = "missing"
     CLOSED = "closed"
 
@@ -132,6 +133,7 @@ class RecipeTotal(Frozen):
     type: str
     sampled: int
     have: int
+    part: int
     missing: int
     closed: int
     found: int

@@ -53,6 +53,7 @@ from schemas.upkeep import Ancestor, Clearance, Fault, Garbage, Lineage, Verific
 from tasks.sources import READERS
 from tasks.sources.fields import FIELDS
 from tasks.validate.rules import rules
+from tasks.validate.step import CLASHING, QUARANTINE
 
 HOME = Path(__file__).parents[1]
 COMMAND = typer.main.get_command(application())
@@ -170,7 +171,7 @@ RECORDS = {
         "type", "name", "set", "status", "access", "papers", "train", "found", "format",
         "licence", "where", "note", "problem",
     ],
-    RecipeTotal: ["type", "sampled", "have", "missing", "closed", "found"],
+    RecipeTotal: ["type", "sampled", "have", "part", "missing", "closed", "found"],
     Metric: ["value", "n", "low", "high", "method"],
     SourceConfig: [
         "format", "uri", "name", "images", "split", "labels", "columns", "constants", "licence",
@@ -278,7 +279,7 @@ def test_the_classes_of_the_taxonomy_in_the_order_of_the_logits():
 def test_the_recipes_and_the_words_of_what_is_here():
     assert [path.name for path in (HOME / "recipes").iterdir()] == ["psa-vlm-public.toml"]
     assert [access.value for access in Access] == ["public", "agreement", "application", "closed"]
-    assert [status.value for status in Status] == ["have", "missing", "closed"]
+    assert [status.value for status in Status] == ["have", "part", "missing", "closed"]
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
@@ -296,6 +297,10 @@ def test_the_columns_of_a_table_and_of_what_ingest_writes():
         "image_id", "format", "width", "height", "phash", "phash_quality",
     ]  # fmt: skip
     assert REJECTS.names == ["source", "source_key", "reason", "detail"]
+    assert QUARANTINE.names == ["sample_id", *REJECTS.names]
+    assert CLASHING.names == [
+        "group_id", "sample_id", "source", "source_key", "risk_type", "risk_level", "detail",
+    ]  # fmt: skip
     assert DISPUTED.names == [
         "rank", "sample_id", "source", "source_key", "split", "risk_type", "risk_level",
         "seen_type", "seen_level", "stated_probability", "seen_probability", "dispute",

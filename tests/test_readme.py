@@ -24,3 +24,14 @@ def test_the_commands_of_the_readme_exist():
     makefile = (Path(__file__).parent.parent / "Makefile").read_text()
     for target in ("run", "test", "check", "prove", "bench", "install"):
         assert f"\n{target}: " in makefile
+
+
+def test_the_times_of_the_deployed_pipeline_are_quoted_as_recorded():
+    found = numbers("pipeline")
+    for quoted in (
+        f"{found['first_seconds'] / 60:.1f} minutes",
+        f"reused, {found['again_seconds']:.0f} s",
+        f"took {found['further_point_seconds']:.0f} s where the whole warm run took "
+        f"{found['warm_hard_seconds']:.0f} s",
+    ):
+        assert quoted in " ".join(README.split())

@@ -60,7 +60,7 @@ def filled(folder: Path, **places: str) -> str:
     return SMALL.replace("[sets.far]", f"{lines}\n[sets.far]")
 
 
-def guard_copy(folder: Path, *, risky: int = 2, clean: int = 3) -> dict[str, str]:
+def guard_copy(folder: Path, *, risky: int = 3, clean: int = 6) -> dict[str, str]:
     """A copy of a set in VLGuard's form."""
     records = [
         {"id": f"r{n}", "image": f"r{n}.png", "safe": False, "harmful_category": "risky behavior",
@@ -131,9 +131,9 @@ def test_every_type_of_the_shipped_recipe_is_read_by_its_labels(tmp_path):
         "Risky Political Behavior": 1, "Sexually Explicit": 1, "Risky Violence Behavior": 1,
         "Discrimination": 3, "Professional Advice": 1, "Disinformation": 1,
     }  # fmt: skip
-    totals = {total.type: (total.have, total.missing, total.closed) for total in plan.types}
-    assert totals["politics"] == (166, 93, 5000)
-    assert totals["clean"] == (0, 15294 + 118287, 0)
+    totals = {t.type: (t.have, t.part, t.missing, t.closed) for t in plan.types}
+    assert totals["politics"] == (0, 166, 93, 5000)  # one record of 109 is not the set
+    assert totals["clean"] == (0, 0, 15294 + 118287, 0)
 
 
 # --- what is here ---
@@ -143,10 +143,10 @@ def test_a_copy_that_is_here_is_counted_and_offered_to_a_run(tmp_path):
     places = guard_copy(tmp_path)
     plan = recipe_plan(recipe(tmp_path, filled(tmp_path, **places)))
     assert [(line.name, line.status, line.found) for line in plan.lines] == [
-        ("Signs", Status.HAVE, 2), ("Hidden", Status.CLOSED, None), ("Plain", Status.HAVE, 3),
+        ("Signs", Status.HAVE, 3), ("Hidden", Status.CLOSED, None), ("Plain", Status.HAVE, 6),
     ]  # fmt: skip
     assert [tuple(dict(total).values()) for total in plan.types] == [
-        ("politics", 7, 4, 0, 9, 2), ("clean", 5, 6, 0, 0, 3),
+        ("politics", 7, 4, 0, 0, 9, 3), ("clean", 5, 6, 0, 0, 0, 6),
     ]  # fmt: skip
     (source,) = plan.sources
     assert parse_source(as_text(source)) == source
@@ -181,12 +181,19 @@ def test_a_part_that_a_copy_lacks_is_missing_although_the_copy_is_here(tmp_path)
     assert (lines[2].status, lines[2].problem) == (Status.HAVE, "")
 
 
+def test_a_copy_cut_short_is_had_in_part(tmp_path):
+    lines = recipe_plan(recipe(tmp_path, filled(tmp_path, **guard_copy(tmp_path, risky=2)))).lines
+    assert [(line.status, line.found) for line in lines[::2]] == [
+        (Status.PART, 2), (Status.HAVE, 6),
+    ]  # fmt: skip
+
+
 def test_a_closed_set_that_somebody_has_after_all_is_had(tmp_path):
     (tmp_path / "far.csv").write_text("question,answer,type,level\n?,no,politics,2\n")
     own = f'format = "table"\nuri = "{tmp_path}/far.csv"\n[[types]]'
     text = SMALL.replace("[[types]]", own, 1).replace('"Hidden", ', '"Hidden", labels = [], ')
     (line,) = [x for x in recipe_plan(recipe(tmp_path, text)).lines if x.set == "far"]
-    assert (line.status, line.access, line.found) == (Status.HAVE, "closed", 1)
+    assert (line.status, line.access, line.found) == (Status.PART, "closed", 1)
 
 
 def test_a_file_that_is_another_data_set_is_an_error(tmp_path):
@@ -204,9 +211,9 @@ def test_the_table_tells_status_counts_terms_and_the_sources_of_a_run(tmp_path):
     path.write_text(filled(tmp_path, **guard_copy(tmp_path)))
     said = told(path)
     rows = [line.split() for line in said.splitlines()]
-    assert ["politics", "Signs", "guard", "4", "3", "2", "have", "agreement", "vlguard"] in rows
+    assert ["politics", "Signs", "guard", "4", "3", "3", "have", "agreement", "vlguard"] in rows
     assert ["politics", "Hidden", "far", "9", "-", "-", "closed", "closed", "-"] in rows
-    assert "politics: the papers sampled 7 of 13: have 4, missing 0, closed 9" in said
+    assert "politics: the papers sampled 7 of 13: have 4, in part 0, missing 0, closed 9" in said
     assert "guard: its page; licence: research" in said
     assert "Plain: as published" in said
     assert f"--source 'format=vlguard,uri={tmp_path}/guard.json,name=guard" in said

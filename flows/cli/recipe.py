@@ -57,8 +57,9 @@ def totals(told: "RecipePlan") -> list[str]:
     """A line per risk type: what the papers sampled, and from how much of which status."""
     return [
         f"{total.type}: the papers sampled {total.sampled} of "
-        f"{total.have + total.missing + total.closed}: have {total.have}, missing "
-        f"{total.missing}, closed {total.closed}; items read here: {total.found}"
+        f"{total.have + total.part + total.missing + total.closed}: have {total.have}, "
+        f"in part {total.part}, missing {total.missing}, closed {total.closed}; "
+        f"items read here: {total.found}"
         for total in told.types
     ]
 

@@ -116,11 +116,14 @@ def _line(
             wanted = f" labelled {' or '.join(part.labels)}" if part.labels else ""
             problem = f"{own.uri!r} holds no item{wanted}"
     absent = Status.MISSING if own.access.open else Status.CLOSED
+    # What was published for training, or else what the papers had: less is not the set.
+    whole = count is not None and count >= (part.papers if part.train is None else part.train)
+    here = Status.HAVE if whole else Status.PART
     return RecipeLine(
         type=kind.type,
         name=part.name,
         set=part.set,
-        status=absent if problem else Status.HAVE,
+        status=absent if problem else here,
         access=own.access,
         papers=part.papers,
         train=part.train,
