@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from infra.places import check_folder, is_remote, open_file, remote
@@ -33,7 +33,7 @@ def folder_identity(uri: str) -> str:
         return "etag:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
     check_folder(uri)
     files = sorted(_walk(uri))
-    small = sum(info.st_size for _, info in files) <= HASH_UP_TO
+    small = _is_small(files)
     lines = [
         f"{name}\t{identity(os.path.join(uri, name))}"
         if small
@@ -42,6 +42,15 @@ def folder_identity(uri: str) -> str:
     ]
     kind = BY_CONTENT if small else "stat:"
     return kind + hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def is_stamped(uri: str) -> bool:
+    """Whether `folder_identity` tells a folder by size and time or ETag, not by its content."""
+    return is_remote(uri) or not _is_small(_walk(uri))
+
+
+def _is_small(files: Iterable[tuple[str, os.stat_result]]) -> bool:
+    return sum(info.st_size for _, info in files) <= HASH_UP_TO
 
 
 def _walk(folder: str) -> Iterator[tuple[str, os.stat_result]]:

@@ -39,7 +39,7 @@ from schemas.hints import load_hints
 from schemas.samples import ROWS
 from schemas.taxonomy import load_taxonomy
 from tasks.audit import AuditInputs, audit, read_audit
-from tasks.audit.rows import askable, check_labels
+from tasks.audit.rows import check_labels, with_one_image
 from tasks.audit.score import Seen, by_source, dispute, ranked
 from tasks.audit.sheet import GAP, HEAD, contact_sheet, most_disputed
 from tasks.encode import FeatureCache
@@ -342,7 +342,7 @@ def test_rows_without_one_encoded_image_are_left_out_and_counted(tmp_path):
     (tmp_path / "labelled").mkdir()
     write_parts(pa.Table.from_pylist(rows, ROWS), tmp_path / "labelled" / "rows")
     encoded = pa.array([rows[n]["image_ids"][0] for n in (2, 3, 5)])
-    found, left_out = askable(tmp_path / "labelled", encoded, splits=("train",))
+    found, left_out = with_one_image(tmp_path / "labelled", encoded, splits=("train",))
     images = dict(zip(*(found[n].to_pylist() for n in ("source_key", "image_id")), strict=True))
     assert images == {str(n): rows[n]["image_ids"][0] for n in (2, 3)}
     assert left_out == {"no_image": 1, "several_images": 1, "not_encoded": 1}

@@ -17,7 +17,7 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def askable(
+def with_one_image(
     labelled: Path, encoded: pa.Array, *, splits: Collection[str]
 ) -> tuple[pa.Table, dict[str, int]]:
     """Rows with exactly one image that has features, by sample_id; the others, counted by reason.

@@ -16,7 +16,7 @@ from schemas.errors import DataError
 from schemas.frozen import Frozen
 from schemas.taxonomy import load_taxonomy
 from tasks.answer import base_of
-from tasks.audit.rows import askable, check_labels
+from tasks.audit.rows import check_labels, with_one_image
 from tasks.audit.score import by_source, ranked
 from tasks.base_model import FOLDER, libraries
 from tasks.encode import FeatureCache
@@ -83,7 +83,7 @@ def _build(config: AuditConfig, inputs: AuditInputs, store: Store, folder: Path)
     check_taxonomy(config, inputs.model, store=store)
     index = pq.read_table(store.local(inputs.features) / INDEX, columns=["image_id"])
     encoded = index["image_id"].combine_chunks()
-    rows, left_out = askable(store.local(inputs.labelled), encoded, splits=config.splits)
+    rows, left_out = with_one_image(store.local(inputs.labelled), encoded, splits=config.splits)
     if not rows.num_rows:
         raise DataError(
             f"no row of the splits {', '.join(config.splits)} has exactly one encoded image "

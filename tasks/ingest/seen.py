@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.files import Files
-from infra.identity import BY_CONTENT, folder_identity, stamper
+from infra.identity import is_stamped, stamper
 from infra.store import Store
 
 FOLDER = "seen"
@@ -27,7 +27,7 @@ class Seen:
         self._path = f"{FOLDER}/{sha256(images.encode()).hexdigest()[:24]}.parquet"
         self._noted: dict[bytes, bytes] = {}
         self._fresh = False
-        stamped = bool(images) and not folder_identity(images).startswith(BY_CONTENT)
+        stamped = bool(images) and is_stamped(images)
         self._stamp = stamper(images) if stamped else (lambda name: None)
         if stamped and (data := self._files.read(self._path)):
             self._noted = _parsed(data)

@@ -28,6 +28,16 @@ class BadValue(ValueError):
     """A field holds something that its format does not allow; the row is rejected."""
 
 
+def message(turn: Any, roles: Mapping[str, str]) -> Message:
+    """A turn {from, value} of a conversation; `roles` maps its speakers to ours."""
+    speaker, value = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (0, 0)
+    if speaker not in list(roles) or not isinstance(value, str):
+        raise BadValue(
+            f"turn {turn!r:.80}: 'from' (one of {list(roles)}) and 'value' were expected"
+        )
+    return Message(roles[speaker], text(value))
+
+
 def question_answer(question: str, answer: str) -> tuple[Message, ...]:
     """One turn each; no assistant turn where there is no answer."""
     turns = (Message("user", question), Message("assistant", answer))

@@ -1,20 +1,19 @@
 """The LLaVA family: a JSON array of conversations, with or without an image."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from infra.places import expand
 from schemas.config import SourceConfig
-from schemas.samples import Message, RawRecord, RawReject
-from tasks.sources.fields import PLACEHOLDER, BadValue, image_refs, plain, text
+from schemas.samples import RawRecord, RawReject
+from tasks.sources.fields import PLACEHOLDER, image_refs, message, plain
 from tasks.sources.json_array import array_items
-from tasks.sources.json_rows import checked
+from tasks.sources.json_records import Items, parsed
 
 ROLES = {"human": "user", "gpt": "assistant"}
 KNOWN = ("image", "conversations")
 
 
-def read(source: SourceConfig, *, max_bytes: int) -> Iterator[RawRecord | RawReject]:
+def read(source: SourceConfig, *, max_bytes: int) -> Items:
     """LLaVA-Instruct and its relatives; the whole source is declared clean unless `labels` is set.
 
     One record is one sample with all its turns. Leading gpt turns are dropped, as LLaVA's own
@@ -24,22 +23,18 @@ def read(source: SourceConfig, *, max_bytes: int) -> Iterator[RawRecord | RawRej
     """
     for file in expand(source.uri):
         for key, item in array_items(file):
-            try:
-                yield _record(item, key)
-            except BadValue as error:
-                yield RawReject(key, "bad_value", str(error))
+            yield from parsed(item, key, _items)
 
 
-def _record(item: Any, key: str) -> RawRecord | RawReject:
-    item, fault = checked(item)
-    if fault:
-        return RawReject(key, "bad_row", fault)
-    if not isinstance(item, dict):
-        return RawReject(key, "not_an_object", f"{item!r:.80}")
+def _items(item: dict[str, Any], key: str) -> Items:
+    yield _record(item, key)
+
+
+def _record(item: dict[str, Any], key: str) -> RawRecord | RawReject:
     turns = item.get("conversations")
     if not isinstance(turns, list) or not turns:
         return RawReject(key, "missing_key", f"no list 'conversations' among {sorted(item)}")
-    messages = [_message(turn) for turn in turns]
+    messages = [message(turn, ROLES) for turn in turns]
     while messages and messages[0].role == "assistant":
         messages.pop(0)
     if any(m.role != ("user", "assistant")[i % 2] for i, m in enumerate(messages)):
@@ -53,12 +48,3 @@ def _record(item: Any, key: str) -> RawRecord | RawReject:
         return RawReject(key, "missing_key", f"{PLACEHOLDER} in the text, but no 'image'")
     extra = {k: plain(v) for k, v in item.items() if k not in KNOWN}
     return RawRecord(key, tuple(messages), images, label="", extra=extra)
-
-
-def _message(turn: Any) -> Message:
-    speaker, value = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (0, 0)
-    if speaker not in list(ROLES) or not isinstance(value, str):
-        raise BadValue(
-            f"turn {turn!r:.80}: 'from' (one of {list(ROLES)}) and 'value' were expected"
-        )
-    return Message(ROLES[speaker], text(value))

@@ -5,11 +5,12 @@ from typing import Any
 
 from infra.places import expand
 from schemas.config import SourceConfig
-from schemas.samples import ImageRef, Message, RawRecord, RawReject
+from schemas.samples import ImageRef, RawRecord, RawReject
 from tasks.sources.fields import (
     PLACEHOLDER,
     BadValue,
     image_refs,
+    message,
     plain,
     question_answer,
     text,
@@ -46,7 +47,7 @@ def _training(item: dict[str, Any], key: str) -> RawRecord | RawReject:
     turns = item["conversations"]
     if not isinstance(turns, list) or not turns:
         return RawReject(key, "missing_key", "no list of turns in 'conversations'")
-    messages = tuple(_message(turn) for turn in turns)
+    messages = tuple(message(turn, ROLES) for turn in turns)
     if any(m.role != ("user", "assistant")[i % 2] for i, m in enumerate(messages)):
         return RawReject(key, "turns_out_of_order", "USER and ASSISTANT do not alternate")
     if any(m.role == "assistant" and not m.text for m in messages):
@@ -75,15 +76,6 @@ def _evaluation(item: dict[str, Any], key: str) -> RawRecord | RawReject:
         level=word(item["refused_to_answer"]),
         extra={k: plain(v) for k, v in item.items() if k not in EVALUATION},
     )
-
-
-def _message(turn: Any) -> Message:
-    speaker, value = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (0, 0)
-    if speaker not in list(ROLES) or not isinstance(value, str):
-        raise BadValue(
-            f"turn {turn!r:.80}: 'from' (one of {list(ROLES)}) and 'value' were expected"
-        )
-    return Message(ROLES[speaker], text(value))
 
 
 def _images(value: Any) -> tuple[ImageRef, ...]:

@@ -1,6 +1,5 @@
 """VLGuard: a JSON array; safe images with a safe and an unsafe question, unsafe ones with one."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from infra.places import expand
@@ -8,7 +7,7 @@ from schemas.config import SourceConfig
 from schemas.samples import RawRecord, RawReject
 from tasks.sources.fields import BadValue, image_refs, plain, question_answer, text
 from tasks.sources.json_array import array_items
-from tasks.sources.json_rows import checked
+from tasks.sources.json_records import Items, parsed
 
 KNOWN = ("image", "safe", "harmful_category", "harmful_subcategory", "instr-resp")
 # Question key -> the published evaluation subset that such an item belongs to.
@@ -19,7 +18,7 @@ SUBSETS = {
 }
 
 
-def read(source: SourceConfig, *, max_bytes: int) -> Iterator[RawRecord | RawReject]:
+def read(source: SourceConfig, *, max_bytes: int) -> Items:
     """VLGuard's train.json or test.json: one item per question. Labels are about the image.
 
     Every question on a safe image is labelled "safe", the unsafe instruction too (the authors'
@@ -29,17 +28,10 @@ def read(source: SourceConfig, *, max_bytes: int) -> Iterator[RawRecord | RawRej
     """
     for file in expand(source.uri):
         for key, item in array_items(file):
-            yield from _items(item, key)
+            yield from parsed(item, key, _items)
 
 
-def _items(item: Any, key: str) -> Iterator[RawRecord | RawReject]:
-    item, fault = checked(item)
-    if fault:
-        yield RawReject(key, "bad_row", fault)
-        return
-    if not isinstance(item, dict):
-        yield RawReject(key, "not_an_object", f"{item!r:.80}")
-        return
+def _items(item: dict[str, Any], key: str) -> Items:
     pairs = item.get("instr-resp")
     needed = ("image", "safe", "instr-resp")
     missing = [k for k in needed if k not in item]
