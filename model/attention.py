@@ -6,74 +6,79 @@ Letters as in safety.py; Q is the number of queries, S + P' that of the keys.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isqrt
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
+from torch.nn.functional import pad
 
-from model.backbone import Backbone
 from model.batches import question_batch
+from model.features import ImageFeatures, size_of, stacked
 from model.psavlm import PsaVlm
 from model.safety import SafetyModules
-from schemas.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Shares of attention that sum to 1 per item: `patches` [B, P'] and `tokens` [B] on s_head."""
+    """Shares of attention that sum to 1 per item: `patches` [B, P'] and `tokens` [B] on s_head.
+
+    Where images have patches of differing number, the places behind an image's own hold zeros.
+    """
 
     patches: Tensor
     tokens: Tensor
 
-    @property
-    def side(self) -> int | None:
-        """H of the H x H patches; None where they form no square (with a CLS token, say)."""
-        count = self.patches.shape[1]
-        return isqrt(count) if isqrt(count) ** 2 == count else None
-
-    def grid(self) -> Tensor:
-        """Patches as they lie in the image, [B, H, H]; ConfigError where they form no square."""
-        if self.side is None:
-            raise ConfigError(
-                f"{self.patches.shape[1]} image positions form no square, so they cannot be laid "
-                "over the image: use a base with vision_feature_select_strategy 'default'"
-            )
-        return self.patches.unflatten(1, (self.side, self.side))
-
 
 @torch.no_grad()
-def attention(model: PsaVlm, features: Tensor, questions: Sequence[str]) -> Attention:
+def attention(
+    model: PsaVlm, features: Tensor | Sequence[ImageFeatures], questions: Sequence[str]
+) -> Attention:
     """The head's attention, averaged over its heads and the question's real positions.
 
     Args:
         model: its safety modules are used as they are; the language model is not run.
-        features: h_o [B, P, V].
+        features: h_o of B images.
         questions: B bare texts.
     """
     ids, mask = question_batch(model.backbone, questions)
     text = model.backbone.embed(ids)
-    return of_modules(model.safety, features.to(model.backbone.device), text, mask)
+    patches, real = stacked(features, ids.device)
+    return of_modules(model.safety, patches, text, mask, real=real)
+
+
+def heat_maps(
+    model: PsaVlm, features: Tensor | Sequence[ImageFeatures], found: Attention
+) -> list[Tensor]:
+    """Every image's shares laid out [rows, columns] over what the encoder sees of it.
+
+    Raises:
+        ConfigError: the positions of the safety projector are no grid of the image.
+    """
+    maps = []
+    for image, shares in zip(features, found.patches, strict=True):
+        size = size_of(image)
+        own = shares if size is None or len(found.patches) == 1 else shares[: len(image)]
+        maps.append(model.backbone.heat(own, size))
+    return maps
 
 
 @torch.no_grad()
-def of_modules(safety: SafetyModules, features: Tensor, text: Tensor, mask: Tensor) -> Attention:
-    """The same from h_o [B, P, V], h_text [B, T, D] and its mask [B, T]."""
+def of_modules(
+    safety: SafetyModules,
+    features: Tensor,
+    text: Tensor,
+    mask: Tensor,
+    *,
+    real: Tensor | None = None,
+) -> Attention:
+    """The same from h_o [B, P, V], h_text [B, T, D] and its mask [B, T]; `real` [B, P] or None."""
     head = safety.head
     h_s = safety.projector(features)
     s_head = safety.tokens.s_head.expand(len(h_s), -1, -1)
     keys = head.norm(torch.cat([s_head, h_s], dim=1))
-    query, real = head.query(text, mask)
-    _, weights_BQK = head.attention(query, keys, keys, need_weights=True)
-    share = real.to(weights_BQK)[..., None]
+    query, asked = head.query(text, mask)
+    padding = None if real is None else pad(~real, (s_head.shape[1], 0))
+    _, weights_BQK = head.attention(query, keys, keys, key_padding_mask=padding, need_weights=True)
+    share = asked.to(weights_BQK)[..., None]
     mean_BK = (weights_BQK * share).sum(1) / share.sum(1)
     count = s_head.shape[1]
     return Attention(patches=mean_BK[:, count:], tokens=mean_BK[:, :count].sum(1))
-
-
-def as_seen(backbone: Backbone, images: Sequence[Image]) -> Tensor:
-    """The images as the encoder gets them (resized, cropped), [B, 3, height, width] in 0..1."""
-    look = backbone.image_processor
-    pixels = look(images=list(images), return_tensors="pt")["pixel_values"]
-    mean, std = (torch.tensor(v)[:, None, None] for v in (look.image_mean, look.image_std))
-    return (pixels * std + mean).clamp(0, 1)

@@ -1,6 +1,6 @@
-"""Conversations to tokens: the LLaVA v1 template, and which tokens are the answer's.
+"""Conversations to tokens in the base's own template, and which tokens are the answer's.
 
-USER: <image>\\n<hint>\\n<question> ASSISTANT: <answer></s>
+LLaVA-1.5's: USER: <image>\\n<hint>\\n<question> ASSISTANT: <answer></s>
 """
 
 import logging
@@ -106,19 +106,20 @@ def _check_turns(prompt: Prompt, *, training: bool) -> None:
 
 def _render(backbone: Backbone, prompt: Prompt, *, image: bool) -> tuple[str, list[range]]:
     """The text with its placeholder, and the character range of every answer with its eos."""
-    block = f"{backbone.image_token}\n" if image else ""
+    template = backbone.template
+    block = template.image.format(image=backbone.image_token) if image else ""
     hint = f"{plain(backbone, prompt.hint)}\n" if prompt.hint else ""
-    text, opening = "", block + hint
+    text, opening = template.system, block + hint
     answers = []
     for message in prompt.messages:
         words = plain(backbone, message.text)
         if message.role == "user":
-            text += f"USER: {opening}{words} ASSISTANT:"
+            text += f"{template.user}{opening}{words}{template.asked}"
             opening = ""
         else:
-            answer = f" {words}{backbone.tokenizer.eos_token}"
+            answer = f"{template.answer}{words}{backbone.tokenizer.eos_token}"
             answers.append(range(len(text), len(text) + len(answer)))
-            text += answer
+            text += answer + template.told
     return text, answers
 
 

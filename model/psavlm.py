@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from model.backbone import Backbone
 from model.batches import PromptBatch, compose, question_batch
+from model.features import Features, ImageFeatures, stacked
 from model.losses import answer_loss, concept_loss
 from model.prompts import Prompt, teach
 from model.safety import SafetyModules
 from schemas.config import MethodConfig
-
-Features = Sequence[Tensor | None] | Tensor
 
 
 class PsaVlm(nn.Module):
@@ -44,15 +43,18 @@ class PsaVlm(nn.Module):
             )
         return cls(backbone, safety.to(backbone.device))
 
-    def concept_logits(self, features: Tensor, questions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def concept_logits(
+        self, features: Tensor | Sequence[ImageFeatures], questions: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
         """Type logits [B, K] and level logits [B, L] of h_o [B, P, V]; no language model is run."""
         ids, mask = question_batch(self.backbone, questions)
         text = self.backbone.embed(ids)
-        return self.safety.concept_logits(features.to(self.backbone.device), text, mask)
+        patches, real = stacked(features, ids.device)
+        return self.safety.concept_logits(patches, text, mask, real=real)
 
     def concept_batch_loss(
         self,
-        features: Tensor,
+        features: Tensor | Sequence[ImageFeatures],
         questions: Sequence[str],
         types: Tensor,
         levels: Tensor,
@@ -144,9 +146,9 @@ class PsaVlm(nn.Module):
             max_text_tokens=max_text_tokens,
         )
 
-    def _project(self, features: Features) -> list[Tensor | None]:
-        # One projection for the batch: per image it would cost a launch each.
+    def _project(self, features: Features) -> list[ImageFeatures | None]:
+        # One projection for the batch where grids are equal: per image it would cost a launch each.
         rows = list(features)
         given = [row for row in rows if row is not None]
-        projected = iter(self.backbone.project(torch.stack(given))) if given else iter(())
+        projected = iter(self.backbone.project(given)) if given else iter(())
         return [None if row is None else next(projected) for row in rows]

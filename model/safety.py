@@ -119,17 +119,22 @@ class SafetyHead(nn.Module):
         self.type_logits = nn.Linear(dim, types)
         self.level_logits = nn.Linear(dim, levels)
 
-    def forward(self, keys: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, keys: Tensor, text: Tensor, mask: Tensor, padding: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Type logits [B, K] and level logits [B, L].
 
         Args:
             keys: [s_head; h_s], [B, S + P', D].
             text: h_text, the question's input embeddings [B, T, D].
             mask: [B, T], True at real positions; padding changes nothing.
+            padding: [B, S + P'], True at keys that are none; None if all are real.
         """
         query, real = self.query(text, mask)
         keys = self.norm(keys)
-        attended, _ = self.attention(query, keys, keys, need_weights=False)
+        attended, _ = self.attention(
+            query, keys, keys, key_padding_mask=padding, need_weights=False
+        )
         weight = real.to(attended)[..., None]
         mean = (attended * weight).sum(1) / weight.sum(1)
         return self.type_logits(mean), self.level_logits(mean)
@@ -160,8 +165,20 @@ class SafetyModules(nn.Module):
             query=method.query,
         )
 
-    def concept_logits(self, features: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Type logits [B, K] and level logits [B, L] of h_o [B, P, V] and h_text [B, T, D]."""
+    def concept_logits(
+        self, features: Tensor, text: Tensor, mask: Tensor, *, real: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Type logits [B, K] and level logits [B, L] of h_o [B, P, V] and h_text [B, T, D].
+
+        Args:
+            features: h_o.
+            text: h_text.
+            mask: [B, T], True at real positions of the text.
+            real: [B, P], True at real patches; None if all are.
+        """
         h_s = self.projector(features)
         s_head = self.tokens.s_head.expand(len(h_s), -1, -1)
-        return self.head(torch.cat([s_head, h_s], dim=1), text, mask)
+        padding = None
+        if real is not None:
+            padding = nn.functional.pad(~real, (s_head.shape[1], 0))
+        return self.head(torch.cat([s_head, h_s], dim=1), text, mask, padding)

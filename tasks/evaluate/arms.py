@@ -4,15 +4,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from model.backbone import Backbone
 from model.batches import compose
 from model.checkpoint import load_model
+from model.features import ImageFeatures
 from model.guard import Answer, GuardedVlm
 from model.prompts import ask
 
-Respond = Callable[[Sequence[Tensor | None], Sequence[str]], list[Answer]]
+Respond = Callable[[Sequence[ImageFeatures | None], Sequence[str]], list[Answer]]
 
 
 def open_arm(base: Path, model: Path | None, *, max_new_tokens: int) -> Respond:
@@ -45,11 +45,11 @@ def open_guarded(model: Path, backbone: Backbone) -> tuple[GuardedVlm, str]:
 @torch.no_grad()
 def _bare(
     backbone: Backbone,
-    features: Sequence[Tensor | None],
+    features: Sequence[ImageFeatures | None],
     questions: Sequence[str],
     max_new_tokens: int,
 ) -> list[Answer]:
-    images = [None if h is None else backbone.project(h[None])[0] for h in features]
+    images = [None if h is None else backbone.project([h])[0] for h in features]
     batch = compose(backbone, [ask(question) for question in questions], images=images)
     texts = backbone.generate(
         batch.embeds, batch.mask, batch.positions, max_new_tokens=max_new_tokens
