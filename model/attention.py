@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.backbone import Backbone
 from model.batches import question_batch
+from model.heads import CrossAttentionHead
 from model.psavlm import PsaVlm
 from model.safety import SafetyModules
 from schemas.errors import ConfigError
@@ -50,24 +51,31 @@ def attention(model: PsaVlm, features: Tensor, questions: Sequence[str]) -> Atte
         model: its safety modules are used as they are; the language model is not run.
         features: h_o [B, P, V].
         questions: B bare texts.
+
+    Raises:
+        ConfigError: the method's head has no attention.
     """
     ids, mask = question_batch(model.backbone, questions)
     text = model.backbone.embed(ids)
-    return of_modules(model.safety, features.to(model.backbone.device), text, mask)
+    return of_modules(model.safety, model.read_by_head(features), text, mask)
 
 
 @torch.no_grad()
 def of_modules(safety: SafetyModules, features: Tensor, text: Tensor, mask: Tensor) -> Attention:
     """The same from h_o [B, P, V], h_text [B, T, D] and its mask [B, T]."""
-    head = safety.head
-    h_s = safety.projector(features)
-    s_head = safety.tokens.s_head.expand(len(h_s), -1, -1)
-    keys = head.norm(torch.cat([s_head, h_s], dim=1))
+    head, s_head = safety.head, safety.tokens.s_head
+    if not isinstance(head, CrossAttentionHead) or s_head is None:
+        raise ConfigError(
+            "this model's head has no attention to show (method.head is not 'cross_attention'); "
+            "choose a method whose head has, such as psa-vlm"
+        )
+    keys, _ = safety.keys(features)
+    keys = head.norm(keys)
     query, real = head.query(text, mask)
     _, weights_BQK = head.attention(query, keys, keys, need_weights=True)
     share = real.to(weights_BQK)[..., None]
     mean_BK = (weights_BQK * share).sum(1) / share.sum(1)
-    count = s_head.shape[1]
+    count = len(s_head)
     return Attention(patches=mean_BK[:, count:], tokens=mean_BK[:, :count].sum(1))
 
 

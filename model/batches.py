@@ -33,6 +33,7 @@ def compose(
     *,
     images: Sequence[Tensor | None],
     tokens: Tensor | None = None,
+    told: Sequence[Tensor | None] | None = None,
     training: bool = False,
     max_text_tokens: int | None = None,
 ) -> PromptBatch:
@@ -43,6 +44,7 @@ def compose(
         prompts: B conversations, ending with an answer when training, else with a question.
         images: h_i [P, D] per prompt, or None for a question without an image.
         tokens: s_llm [S, D], put in front of every image.
+        told: per prompt a concept's tokens [S, D], put behind its first question, or None.
         training: right padding; otherwise left.
         max_text_tokens: limit of a conversation's text tokens (see `tokenize`).
 
@@ -58,8 +60,13 @@ def compose(
     )
     placeholder = backbone.llava.config.image_token_id
     rows, labels = [], []
-    for text, embeds, image in zip(texts, _embed(backbone, texts), images, strict=True):
+    told = told or [None] * len(texts)
+    for text, embeds, image, concept in zip(
+        texts, _embed(backbone, texts), images, told, strict=True
+    ):
         row, row_labels = embeds, torch.tensor(text.labels)
+        if concept is not None:
+            row, row_labels = _insert(row, row_labels, concept, at=text.asked)
         if image is not None:
             block = _block(image, tokens, like=embeds)
             at = text.ids.index(placeholder)
@@ -90,6 +97,13 @@ def question_batch(backbone: Backbone, questions: Sequence[str]) -> tuple[Tensor
 def _embed(backbone: Backbone, texts: Sequence[Tokens]) -> tuple[Tensor, ...]:
     flat = torch.tensor([token for text in texts for token in text.ids])
     return backbone.embed(flat).split([len(text.ids) for text in texts])
+
+
+def _insert(row: Tensor, labels: Tensor, block: Tensor, *, at: int) -> tuple[Tensor, Tensor]:
+    """Embeddings [S, D] put into a row [N, D] before place `at`, nothing of them taught."""
+    gap = torch.full((len(block),), IGNORED)
+    row = torch.cat([row[:at], block.to(row), row[at:]])
+    return row, torch.cat([labels[:at], gap, labels[at:]])
 
 
 def _block(image: Tensor, tokens: Tensor | None, *, like: Tensor) -> Tensor:
