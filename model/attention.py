@@ -9,23 +9,26 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from model.batches import question_batch
-from model.features import ImageFeatures, size_of, stacked
+from model.features import ImageFeatures, size_of
+from model.heads import CrossAttentionHead
+from model.projectors import Views
 from model.psavlm import PsaVlm
 from model.safety import SafetyModules
+from schemas.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Attention:
     """Shares of attention that sum to 1 per item: `patches` [B, P'] and `tokens` [B] on s_head.
 
-    Where images have patches of differing number, the places behind an image's own hold zeros.
+    `counts` says how many of an image's places are its own; those behind them hold zeros.
     """
 
     patches: Tensor
     tokens: Tensor
+    counts: tuple[int, ...]
 
 
 @torch.no_grad()
@@ -38,11 +41,14 @@ def attention(
         model: its safety modules are used as they are; the language model is not run.
         features: h_o of B images.
         questions: B bare texts.
+
+    Raises:
+        ConfigError: the method's head has no attention.
     """
     ids, mask = question_batch(model.backbone, questions)
     text = model.backbone.embed(ids)
-    patches, real = stacked(features, ids.device)
-    return of_modules(model.safety, patches, text, mask, real=real)
+    patches, real, views = model.read_by_head(features)
+    return of_modules(model.safety, patches, text, mask, real=real, views=views)
 
 
 def heat_maps(
@@ -51,34 +57,39 @@ def heat_maps(
     """Every image's shares laid out [rows, columns] over what the encoder sees of it.
 
     Raises:
-        ConfigError: the positions of the safety projector are no grid of the image.
+        ConfigError: the positions that the head reads are no grid of the image.
     """
-    maps = []
-    for image, shares in zip(features, found.patches, strict=True):
-        size = size_of(image)
-        own = shares if size is None or len(found.patches) == 1 else shares[: len(image)]
-        maps.append(model.backbone.heat(own, size))
-    return maps
+    return [
+        model.backbone.heat(shares[:count], size_of(image))
+        for image, shares, count in zip(features, found.patches, found.counts, strict=True)
+    ]
 
 
 @torch.no_grad()
-def of_modules(
+def of_modules(  # noqa: PLR0913 - what a head reads
     safety: SafetyModules,
     features: Tensor,
     text: Tensor,
     mask: Tensor,
     *,
     real: Tensor | None = None,
+    views: Sequence[Views] | None = None,
 ) -> Attention:
-    """The same from h_o [B, P, V], h_text [B, T, D] and its mask [B, T]; `real` [B, P] or None."""
-    head = safety.head
-    h_s = safety.projector(features)
-    s_head = safety.tokens.s_head.expand(len(h_s), -1, -1)
-    keys = head.norm(torch.cat([s_head, h_s], dim=1))
+    """The same from what `SafetyModules.concept_logits` takes."""
+    head, s_head = safety.head, safety.tokens.s_head
+    if not isinstance(head, CrossAttentionHead) or s_head is None:
+        raise ConfigError(
+            "this model's head has no attention to show (method.head is not 'cross_attention'); "
+            "choose a method whose head has, such as psa-vlm"
+        )
+    keys, real_keys = safety.keys(features, real=real, views=views)
+    keys = head.norm(keys)
     query, asked = head.query(text, mask)
-    padding = None if real is None else pad(~real, (s_head.shape[1], 0))
+    padding = None if real_keys is None else ~real_keys
     _, weights_BQK = head.attention(query, keys, keys, key_padding_mask=padding, need_weights=True)
     share = asked.to(weights_BQK)[..., None]
     mean_BK = (weights_BQK * share).sum(1) / share.sum(1)
-    count = s_head.shape[1]
-    return Attention(patches=mean_BK[:, count:], tokens=mean_BK[:, :count].sum(1))
+    count = len(s_head)
+    patches, places = mean_BK[:, count:], keys.shape[1] - count
+    counts = [places] * len(keys) if real_keys is None else (real_keys.sum(1) - count).tolist()
+    return Attention(patches=patches, tokens=mean_BK[:, :count].sum(1), counts=tuple(counts))

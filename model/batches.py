@@ -37,6 +37,7 @@ def compose(
     *,
     images: Sequence[ImageFeatures | None],
     tokens: Tensor | None = None,
+    told: Sequence[Tensor | None] | None = None,
     training: bool = False,
     max_text_tokens: int | None = None,
 ) -> PromptBatch:
@@ -47,6 +48,7 @@ def compose(
         prompts: B conversations, ending with an answer when training, else with a question.
         images: h_i [P, D] per prompt (`Backbone.project`), or None for a question without one.
         tokens: s_llm [S, D], put in front of every image.
+        told: per prompt a concept's tokens [S, D], put behind its first question, or None.
         training: right padding; otherwise left.
         max_text_tokens: limit of a conversation's text tokens (see `tokenize`).
 
@@ -61,11 +63,17 @@ def compose(
         limit=max_text_tokens,
     )
     placeholder = backbone.config.image_token_id
-    rows = []
-    for text, embeds, image in zip(texts, _embed(backbone, texts), images, strict=True):
+    told, rows = told or [None] * len(texts), []
+    for text, embeds, image, concept in zip(
+        texts, _embed(backbone, texts), images, told, strict=True
+    ):
         row = _Row(embeds, torch.tensor(text.labels), torch.zeros(len(text.ids), dtype=torch.long))
+        if concept is not None:
+            row = row.put(concept, at=slice(text.asked, text.asked))
         if image is not None:
-            row = row.with_image(text.ids.index(placeholder), rows_of(image), tokens)
+            at = text.ids.index(placeholder)
+            row = row.put(rows_of(image), at=slice(at, at + 1), kind=1)
+            row = row if tokens is None else row.put(tokens, at=slice(at, at))
         rows.append(row)
     given = [image for image in images if image is not None]
     return _pad(backbone, rows, given, side="right" if training else "left")
@@ -100,19 +108,16 @@ class _Row:
     labels: Tensor
     kinds: Tensor
 
-    def with_image(self, at: int, image: Tensor, tokens: Tensor | None) -> "_Row":
-        """The placeholder at `at` replaced by the image block [tokens; image]."""
-        front = [] if tokens is None else [tokens]
-        block = torch.cat([part.to(self.embeds) for part in (*front, image)])
-        kinds = torch.ones(len(block), dtype=torch.long)
-        kinds[: len(block) - len(image)] = 0
-        gap = torch.full((len(block),), IGNORED)
-        inserts = (block, gap, kinds)
+    def put(self, block: Tensor, *, at: slice, kind: int = 0) -> "_Row":
+        """Embeddings [S, D] in the place of a slice of the row, nothing of them taught."""
+
+        def spliced(own: Tensor, insert: Tensor) -> Tensor:
+            return torch.cat([own[: at.start], insert, own[at.stop :]])
+
         return _Row(
-            *(
-                torch.cat([own[:at], insert, own[at + 1 :]])
-                for own, insert in zip((self.embeds, self.labels, self.kinds), inserts, strict=True)
-            )
+            spliced(self.embeds, block.to(self.embeds)),
+            spliced(self.labels, torch.full((len(block),), IGNORED)),
+            spliced(self.kinds, torch.full((len(block),), kind)),
         )
 
 

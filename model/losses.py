@@ -8,6 +8,27 @@ from torch.nn.functional import cross_entropy
 IGNORED = -100
 
 
+def head_loss(
+    logits: Tensor, targets: Tensor, class_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy of one head, and the sum of weights to divide it by.
+
+    Workers divide by that of the whole global batch, so that the loss does not depend on how many
+    there are.
+
+    Args:
+        logits: [B, C].
+        targets: class numbers [B]; -100 where the label is missing: such a row counts for nothing.
+        class_weights: [C]; None weighs all alike, and the divisor is the number of labels.
+    """
+    weights = logits.new_ones(logits.shape[1]) if class_weights is None else class_weights
+    counted = targets != IGNORED
+    total = cross_entropy(
+        logits, targets, weight=class_weights, ignore_index=IGNORED, reduction="sum"
+    )
+    return total, weights[targets[counted]].sum()
+
+
 def concept_loss(
     type_logits: Tensor, level_logits: Tensor, types: Tensor, levels: Tensor, weight: float = 10.0
 ) -> Tensor:
@@ -16,11 +37,13 @@ def concept_loss(
     Args:
         type_logits: [B, K].
         level_logits: [B, L].
-        types: class numbers [B].
-        levels: level numbers [B].
+        types: class numbers [B], -100 where the label is missing.
+        levels: level numbers [B], -100 where the label is missing.
         weight: lambda.
     """
-    return weight * (cross_entropy(type_logits, types) + cross_entropy(level_logits, levels))
+    of_types, typed = head_loss(type_logits, types)
+    of_levels, levelled = head_loss(level_logits, levels)
+    return weight * (of_types / typed.clamp(min=1) + of_levels / levelled.clamp(min=1))
 
 
 def answer_loss(

@@ -17,25 +17,42 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Concept:
+    """What is told about an image: probabilities of the types [K] and of the levels [L]."""
+
+    types: tuple[float, ...]
+    levels: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Prompt:
-    """A conversation: user and assistant take turns. `supervised` False masks all its labels."""
+    """A conversation: user and assistant take turns. `supervised` False masks all its labels.
+
+    `hint` stands before the first question; the tokens of `concept` stand after it, where the
+    language model heeds them most (METHOD.md section 7.5).
+    """
 
     messages: tuple[Message, ...]
     hint: str = ""
     supervised: bool = True
+    concept: Concept | None = None
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of a conversation with one image placeholder, and labels: -100 off the answers."""
+    """Token ids of a conversation with one image placeholder, and labels: -100 off the answers.
+
+    `asked` is the place in `ids` behind the first question.
+    """
 
     ids: list[int]
     labels: list[int]
+    asked: int
 
 
-def ask(question: str, *, hint: str = "") -> Prompt:
+def ask(question: str, *, hint: str = "", concept: Concept | None = None) -> Prompt:
     """A prompt that waits for its answer."""
-    return Prompt((Message("user", question),), hint=hint)
+    return Prompt((Message("user", question),), hint=hint, concept=concept)
 
 
 def teach(question: str, answer: str, *, hint: str = "", supervised: bool = True) -> Prompt:
@@ -79,14 +96,15 @@ def tokenize(
     for prompt, image in zip(prompts, with_image, strict=True):
         _check_turns(prompt, training=training)
         rendered.append(_render(backbone, prompt, image=image))
-    unique = list(dict.fromkeys(text for text, _ in rendered))
+    unique = list(dict.fromkeys(text for text, _, _ in rendered))
     encoded = backbone.tokenizer(unique, return_offsets_mapping=True)
     place = {text: i for i, text in enumerate(unique)}
     out = []
-    for prompt, (text, answers) in zip(prompts, rendered, strict=True):
+    for prompt, (text, asked, answers) in zip(prompts, rendered, strict=True):
         ids = encoded["input_ids"][place[text]]
         spans = encoded["offset_mapping"][place[text]]
-        tokens = Tokens(ids, _labels(ids, spans, answers if prompt.supervised else []))
+        labels = _labels(ids, spans, answers if prompt.supervised else [])
+        tokens = Tokens(ids, labels, next(i for i, (_, end) in enumerate(spans) if end > asked))
         out.append(_cut(tokens, prompt, limit))
     return out
 
@@ -104,23 +122,25 @@ def _check_turns(prompt: Prompt, *, training: bool) -> None:
         )
 
 
-def _render(backbone: Backbone, prompt: Prompt, *, image: bool) -> tuple[str, list[range]]:
-    """The text with its placeholder, and the character range of every answer with its eos."""
+def _render(backbone: Backbone, prompt: Prompt, *, image: bool) -> tuple[str, int, list[range]]:
+    """The text with its placeholder, where its first question ends, every answer with its eos."""
     template = backbone.template
     block = template.image.format(image=backbone.image_token) if image else ""
     hint = f"{plain(backbone, prompt.hint)}\n" if prompt.hint else ""
-    text, opening = template.system, block + hint
+    text, opening, asked = template.system, block + hint, 0
     answers = []
     for message in prompt.messages:
         words = plain(backbone, message.text)
         if message.role == "user":
-            text += f"{template.user}{opening}{words}{template.asked}"
+            text += f"{template.user}{opening}{words}"
+            asked = asked or len(text)
+            text += template.asked
             opening = ""
         else:
             answer = f"{template.answer}{words}{backbone.tokenizer.eos_token}"
             answers.append(range(len(text), len(text) + len(answer)))
             text += answer + template.told
-    return text, answers
+    return text, asked, answers
 
 
 def _labels(
@@ -136,7 +156,7 @@ def _cut(tokens: Tokens, prompt: Prompt, limit: int | None) -> Tokens:
     if limit is None or len(tokens.ids) <= limit:
         return tokens
     start = prompt.messages[0].text[:60]
-    kept = Tokens(tokens.ids[:limit], tokens.labels[:limit])
+    kept = Tokens(tokens.ids[:limit], tokens.labels[:limit], tokens.asked)
     if prompt.supervised and all(label == IGNORED for label in kept.labels):
         raise DataError(
             f"{len(tokens.ids)} text tokens, limit {limit}, and the question {start!r} leaves no "

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from model.backbone import Backbone
 from model.batches import PromptBatch, compose, question_batch
-from model.features import Features, ImageFeatures, stacked
-from model.losses import answer_loss, concept_loss
+from model.features import Features, ImageFeatures, size_of, stacked
+from model.losses import answer_loss, concept_loss, head_loss
+from model.projectors import Views
 from model.prompts import Prompt, teach
 from model.safety import SafetyModules
 from schemas.config import MethodConfig
+from schemas.errors import ConfigError
 
 
 class PsaVlm(nn.Module):
@@ -43,14 +45,43 @@ class PsaVlm(nn.Module):
             )
         return cls(backbone, safety.to(backbone.device))
 
+    @property
+    def has_head(self) -> bool:
+        """Whether the model sees concepts by itself."""
+        return self.safety.head is not None
+
     def concept_logits(
         self, features: Tensor | Sequence[ImageFeatures], questions: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
-        """Type logits [B, K] and level logits [B, L] of h_o [B, P, V]; no language model is run."""
+        """Type logits [B, K] and level logits [B, L] of h_o [B, P, V]; no language model is run.
+
+        Raises:
+            ConfigError: the method has no head.
+        """
+        if not self.has_head:
+            raise ConfigError(
+                'this model has no safety head (method.head = "none"), so it sees no concepts: '
+                "choose a method with a head, such as psa-vlm"
+            )
         ids, mask = question_batch(self.backbone, questions)
         text = self.backbone.embed(ids)
-        patches, real = stacked(features, ids.device)
-        return self.safety.concept_logits(patches, text, mask, real=real)
+        patches, real, views = self.read_by_head(features)
+        return self.safety.concept_logits(patches, text, mask, real=real, views=views)
+
+    def read_by_head(
+        self, features: Tensor | Sequence[ImageFeatures]
+    ) -> tuple[Tensor, Tensor | None, list[Views] | None]:
+        """What the safety modules are given of h_o: itself [B, P, V], or h_i [B, P, D].
+
+        With it which patches are real [B, P] (None if all are), and the grids of each image's views
+        where they differ by image.
+        """
+        device = self.backbone.device
+        if self.safety.reads_projected:
+            return *stacked(self.backbone.project(features), device), None
+        sizes = [] if isinstance(features, Tensor) else [size_of(image) for image in features]
+        views = [self.backbone.grids(size) for size in sizes if size is not None]
+        return *stacked(features, device), views or None
 
     def concept_batch_loss(
         self,
@@ -66,6 +97,32 @@ class PsaVlm(nn.Module):
         device = type_logits.device
         return concept_loss(
             type_logits, level_logits, types.to(device), levels.to(device), weight=weight
+        )
+
+    def concept_batch_sums(
+        self,
+        features: Tensor,
+        questions: Sequence[str],
+        types: Tensor,
+        levels: Tensor,
+        *,
+        class_weights: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Per head, types first, what `head_loss` gives: workers divide by the whole batch's.
+
+        Args:
+            features: h_o [B, P, V].
+            questions: B bare texts.
+            types: class numbers [B], -100 where the label is missing.
+            levels: the same for levels.
+            class_weights: [K] and [L]; None weighs all alike.
+        """
+        logits = self.concept_logits(features, questions)
+        device = logits[0].device
+        of_types, of_levels = class_weights or (None, None)
+        return (
+            head_loss(logits[0], types.to(device), of_types),
+            head_loss(logits[1], levels.to(device), of_levels),
         )
 
     def language_batch_loss(
@@ -106,8 +163,7 @@ class PsaVlm(nn.Module):
         )
         hidden = self.backbone.hidden(batch.embeds, batch.mask, batch.positions)
         total, count = answer_loss(hidden, batch.labels, self.backbone.logits)
-        tokens = self.safety.tokens.s_llm
-        if use_tokens and tokens is not None:
+        for tokens in self.safety.tokens.for_llm() if use_tokens else ():
             # A batch of text alone gives the tokens a gradient of zeros, not none at all: every
             # worker then has the same gradients to average.
             total = total + 0.0 * tokens.sum()
@@ -141,10 +197,27 @@ class PsaVlm(nn.Module):
             self.backbone,
             prompts,
             images=self._project(features),
-            tokens=self.safety.tokens.s_llm if use_tokens else None,
+            tokens=self.safety.tokens.static if use_tokens else None,
+            told=self._told(prompts) if use_tokens else None,
             training=training,
             max_text_tokens=max_text_tokens,
         )
+
+    def _told(self, prompts: Sequence[Prompt]) -> list[Tensor | None]:
+        """The concept's tokens [S, D] of every prompt that tells one."""
+        concepts = [prompt.concept for prompt in prompts if prompt.concept is not None]
+        if not concepts:
+            return [None] * len(prompts)
+        if self.safety.tokens.by_type is None:
+            raise ConfigError(
+                "this model has no concept tokens to tell a concept with: train it with "
+                "method.llm_tokens = \"concept\", or choose the intervention 'hint' or 'off'"
+            )
+        device = self.backbone.device
+        types = torch.tensor([concept.types for concept in concepts], device=device)
+        levels = torch.tensor([concept.levels for concept in concepts], device=device)
+        told = iter(self.safety.tokens.told(types, levels))
+        return [None if prompt.concept is None else next(told) for prompt in prompts]
 
     def _project(self, features: Features) -> list[ImageFeatures | None]:
         # One projection for the batch where grids are equal: per image it would cost a launch each.

@@ -9,15 +9,36 @@ from schemas.config import Stage
 from schemas.errors import ConfigError
 
 # Stage 1 has two parts because its two losses share no parameter (METHOD.md section 3): `concept`
-# needs no language model, `tokens` only passes through it.
+# needs no language model, `tokens` only passes through it. Stage 2 has one of its parts. `full` is
+# SafeVLM's: language model and projector, the encoder frozen. Here the embedding table stays frozen
+# too, because the safety head is asked with it and would hear another question than it has learnt.
 TRAINS: dict[Stage, dict[str, str]] = {
     Stage.CONCEPTS: {
         "concept": r"safety\.(projector|head)\..*|safety\.tokens\.s_head",
-        "tokens": r"safety\.tokens\.s_llm",
+        "tokens": r"safety\.tokens\.(s_llm|by_type|by_level)",
     },
-    Stage.ALIGNMENT: {"lora": r"backbone\..*\.lora_[AB]\..*"},
+    Stage.ALIGNMENT: {
+        "lora": r"backbone\..*\.lora_[AB]\..*",
+        "full": (
+            r"backbone\.(.*\.)?(language_model\.(layers|norm)|multi_modal_projector|visual\.merger"
+            r"|lm_head)\..*"
+        ),
+    },
 }
 logger = logging.getLogger(__name__)
+
+
+def trained_by(model: nn.Module, stage: Stage, part: str) -> dict[str, nn.Parameter]:
+    """The parameters of one part of a stage by name, in the model's order.
+
+    Raises:
+        ConfigError: a part that the stage does not have.
+    """
+    parts = TRAINS[stage]
+    if part not in parts:
+        raise ConfigError(f"stage {stage.value!r} has no part {part!r}; it has {sorted(parts)}")
+    pattern = re.compile(parts[part])
+    return {name: p for name, p in model.named_parameters() if pattern.fullmatch(name)}
 
 
 def freeze_for(model: nn.Module, stage: Stage, part: str) -> list[str]:
@@ -26,16 +47,10 @@ def freeze_for(model: nn.Module, stage: Stage, part: str) -> list[str]:
     Raises:
         ConfigError: a part that the stage does not have, or one with nothing to train.
     """
-    parts = TRAINS[stage]
-    if part not in parts:
-        raise ConfigError(f"stage {stage.value!r} has no part {part!r}; it has {sorted(parts)}")
-    pattern = re.compile(parts[part])
-    trained = []
+    trained = list(trained_by(model, stage, part))
+    chosen = set(trained)
     for name, parameter in model.named_parameters():
-        chosen = pattern.fullmatch(name) is not None
-        parameter.requires_grad_(chosen)
-        if chosen:
-            trained.append(name)
+        parameter.requires_grad_(name in chosen)
     if not trained:
         raise ConfigError(
             f"part {part!r} of {stage.value!r} has nothing to train in this model: leave it out "

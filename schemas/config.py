@@ -1,5 +1,6 @@
 """The one frozen config tree. A preset is this tree as TOML; flow parameters override its tops."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -139,12 +140,28 @@ class BaseConfig(Frozen):
 
 
 class MethodConfig(Frozen):
-    """Which parts make up the model (METHOD.md section 8). `tokens`: how many safety tokens."""
+    """Which parts make up the model (METHOD.md section 8), and how it is used.
 
-    projector: Literal["mlp"] = "mlp"
+    `tokens`: how many safety tokens. `projector_*` are `c_abstractor`'s: blocks on each side of the
+    pool, their width, the pooled grid's side; `head_width` is `pooled_mlp`'s. `concepts`: who says
+    what is in an image, the head or (an oracle) the item's own label. `threshold`: flag at most the
+    budget's `rate` of clean calibration items, or few enough that its 95 % `bound` holds it.
+    `stage2_rows`: what stage 2 learns from.
+    """
+
+    projector: Literal["c_abstractor", "mlp", "none"] = "mlp"
+    projector_depth: Count = 3
+    projector_width: Count = 1088
+    projector_grid: Count = 24
+    head: Literal["cross_attention", "pooled_mlp", "none"] = "cross_attention"
+    head_width: Count = 1024
     query: Literal["text", "first_token", "image_only"] = "text"
-    llm_tokens: Literal["static", "none"] = "static"
-    intervention: Literal["hint", "off"] = "hint"
+    llm_tokens: Literal["static", "concept", "none"] = "static"
+    intervention: Literal["hint", "tokens", "both", "off"] = "hint"
+    concepts: Literal["head", "labels"] = "head"
+    threshold: Literal["rate", "bound"] = "rate"
+    stage2: Literal["lora", "full", "none"] = "lora"
+    stage2_rows: Literal["all", "clean"] = "all"
     hints: str = "default"
     tokens: Count = 64
     attention_heads: Count = 8
@@ -152,12 +169,65 @@ class MethodConfig(Frozen):
     lora_alpha: Count = 16
     lora_dropout: Fraction = 0.05
 
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "MethodConfig":
+        for wrong, told in MISFITS:
+            if wrong(self):
+                raise ValueError(told)
+        return self
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """Names of the stages' parts (model/stages.py) that this method has."""
+        concept = ("concept",) if self.head != "none" and self.concepts == "head" else ()
+        tokens = ("tokens",) if self.llm_tokens != "none" else ()
+        return (*concept, *tokens, *(() if self.stage2 == "none" else (self.stage2,)))
+
+    @property
+    def shows_hints(self) -> bool:
+        """Whether a hint is put into the prompt where the guard acts."""
+        return self.intervention in ("hint", "both")
+
+    @property
+    def shows_concepts(self) -> bool:
+        """Whether concept tokens are put into the prompt where the guard acts."""
+        return self.intervention in ("tokens", "both")
+
+
+# Combinations that would leave a setting without effect, or a part without what it needs.
+MISFITS: tuple[tuple[Callable[[MethodConfig], bool], str], ...] = (
+    (
+        lambda m: m.head == "none" and m.projector != "none",
+        "head 'none' reads no projector: set projector = \"none\" too",
+    ),
+    (
+        lambda m: m.head == "none" and m.concepts == "head" and m.intervention != "off",
+        'head \'none\' finds nothing to act on: set intervention = "off", or concepts = "labels"',
+    ),
+    (
+        lambda m: m.head != "none" and m.concepts == "labels",
+        "concepts 'labels' leaves the head unused: set head = \"none\"",
+    ),
+    (
+        lambda m: m.shows_concepts and m.llm_tokens != "concept",
+        "interventions 'tokens' and 'both' need llm_tokens = \"concept\"",
+    ),
+    (
+        lambda m: m.stage2 == "full" and m.head != "none" and m.projector == "none",
+        "stage2 'full' changes the projector that a head with projector 'none' reads: choose "
+        'another safety projector, or stage2 = "lora"',
+    ),
+)
+
 
 class PartConfig(Frozen):
     """One optimised part of a stage: steps of `global_batch` items, AdamW, linear decay.
 
-    `hint_share` of the risky prompts carry the hint of their true label, as in inference; the
-    papers train without (METHOD.md section 3).
+    `hint_share` of the risky prompts carry what the guard would show for their true label, the
+    hint, the concept's tokens or both, as in inference; the papers train without (METHOD.md
+    section 3). With concept tokens, `force_share` of all items are told a random concept instead
+    and taught the refusal of an item that has it (section 7.5); types in `never_forced` are left
+    out of that.
     """
 
     steps: Count
@@ -167,11 +237,15 @@ class PartConfig(Frozen):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     hint_share: Fraction = 0.0
+    force_share: Fraction = 0.25
+    never_forced: tuple[str, ...] = ()
 
 
 class TrainConfig(Frozen):
     """One stage on Ray Train: its parts in order, and how often a checkpoint is written.
 
+    `parts` is empty for a stage that the method does not have. `class_weights`: all classes alike
+    in the concept loss, or `balanced` by how often each occurs in the training order.
     `false_positive_budget` is the share of clean calibration items that the guard may flag.
     """
 
@@ -180,6 +254,7 @@ class TrainConfig(Frozen):
     method: MethodConfig
     taxonomy: str = "taxonomy"
     concept_weight: Annotated[float, Field(gt=0)] = 10.0
+    class_weights: Literal["equal", "balanced"] = "equal"
     false_positive_budget: Fraction = 0.01
     max_text_tokens: Count = 512
     checkpoint_every: Count = 50

@@ -14,7 +14,8 @@ from PIL import Image
 from infra.store import Store
 from model.attention import attention, of_modules
 from model.backbone import as_square
-from model.safety import QUERIES, SafetyModules
+from model.heads import QUERIES
+from model.safety import SafetyModules
 from schemas.config import MethodConfig
 from schemas.errors import ConfigError, DataError
 from tasks.answer import answer_one, load_guarded

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from model.heads import QUERIES, CrossAttentionHead
 from model.losses import answer_loss, concept_loss, language_loss
-from model.safety import QUERIES, SafetyHead, SafetyModules
+from model.safety import SafetyModules
 from schemas.config import MethodConfig
 from schemas.errors import ConfigError
 
@@ -161,7 +162,7 @@ def test_the_two_token_sets_are_independent_and_small():
 
 def test_heads_that_do_not_divide_the_width_are_a_config_error():
     with pytest.raises(ConfigError, match="attention_heads 5 does not divide .* 32"):
-        SafetyHead(D, types=7, levels=4, heads=5, query="text")
+        CrossAttentionHead(MethodConfig(attention_heads=5), D, types=7, levels=4)
 
 
 def test_concept_loss_is_ten_times_the_sum_of_both_entropies():

@@ -93,7 +93,7 @@ def run(model, part, features, *, first, last, optimizer=None):
 
 @pytest.mark.parametrize(("stage", "part"), PARTS)
 def test_a_step_changes_exactly_the_parameters_of_its_part(stage, part, features):
-    model = new_model(lora=stage is Stage.ALIGNMENT).requires_grad_(True)
+    model = new_model(lora=part == "lora").requires_grad_(True)
     before = snapshot(model)
     trained, _ = run(model, part, features, first=0, last=1)
     assert [name for name, p in model.named_parameters() if p.requires_grad] == list(trained)
@@ -103,9 +103,17 @@ def test_a_step_changes_exactly_the_parameters_of_its_part(stage, part, features
         "concept": ("safety.projector.", "safety.head.", "safety.tokens.s_head"),
         "tokens": ("safety.tokens.s_llm",),
         "lora": ("backbone.llava.model.language_model.",),
+        "full": (
+            "backbone.llava.model.language_model.layers.",
+            "backbone.llava.model.language_model.norm.",
+            "backbone.llava.model.multi_modal_projector.",
+            "backbone.llava.lm_head.",
+        ),
     }[part]
     assert all(name.startswith(expected) for name in changed)
     assert (".lora_" in changed[0]) == (part == "lora")
+    # Encoder and embedding table stay as they are, whatever trains.
+    assert not [name for name in changed if "vision_tower" in name or "embed_tokens" in name]
 
 
 def test_the_parts_of_stage_one_cover_the_safety_modules_once():

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -76,6 +77,23 @@ class TrainingData:
         first = step * size + rank * share
         places = [position % len(self.plan) for position in range(first, first + share)]
         return to_items(self.rows.take(self.plan[places]).to_pylist(), self.taxonomy)
+
+    def class_weights(self) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Weights of the types [K] and levels [L]: N / (C * how often a class is in the plan).
+
+        C is the number of classes that occur; those that do not have weight 0.
+        """
+        import torch
+
+        number = {name: i for i, name in enumerate(self.taxonomy.type_ids)}
+        types = np.array([number[name] for name in self.rows["risk_type"].to_pylist()])
+        levels = self.rows["risk_level"].to_numpy()
+        weights = []
+        for classes, size in ((types, len(number)), (levels, len(self.taxonomy.levels))):
+            counts = np.bincount(classes[self.plan], minlength=size)
+            weight = len(self.plan) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+            weights.append(torch.tensor(weight * (counts > 0), dtype=torch.float32))
+        return weights[0], weights[1]
 
     def images(self, items: list[Item]) -> "torch.Tensor":
         """h_o [B, P, V] of items that all have an image."""

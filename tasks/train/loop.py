@@ -73,28 +73,30 @@ def _backward(loss: Tensor, parameters: list[nn.Parameter]) -> float:
     return float(flat[0])
 
 
-def _total(count: int | Tensor, device: torch.device) -> Tensor:
-    """A count summed over all workers, at least 1."""
-    total = torch.as_tensor(count, device=device, dtype=torch.float32).reshape(1)
+def _total(counts: Tensor) -> Tensor:
+    """Counts summed over all workers; 1 where nothing is counted, as they divide a sum of zeros."""
+    total = counts.detach().float().clone()
     if dist.is_initialized():
         dist.all_reduce(total)
-    return total.clamp(min=1)[0]
+    return torch.where(total > 0, total, 1.0)
 
 
 def _concept_loss(worker: Worker, step: int, part: PartConfig) -> Tensor:
     items = _items(worker, step, part)
     seen = [item for item in items if item.image_id is not None]
-    whole = _total(len(seen), worker.model.backbone.device)
+    device = worker.model.backbone.device
     if not seen:
+        _total(torch.zeros(2, device=device))  # the others wait for this worker's counts
         return 0.0 * sum(p.sum() for p in worker.model.safety.parameters())
-    loss = worker.model.concept_batch_loss(
+    (of_types, typed), (of_levels, levelled) = worker.model.concept_batch_sums(
         worker.data.images(seen),
         [item.question for item in seen],
         torch.tensor([item.risk_type for item in seen]),
         torch.tensor([item.risk_level for item in seen]),
-        weight=worker.job.config.concept_weight,
+        class_weights=worker.class_weights,
     )
-    return loss * len(seen) / whole
+    whole = _total(torch.stack([typed, levelled]))
+    return worker.job.config.concept_weight * (of_types / whole[0] + of_levels / whole[1])
 
 
 def _language_loss(worker: Worker, step: int, part: PartConfig) -> Tensor:
@@ -113,7 +115,7 @@ def _language_loss(worker: Worker, step: int, part: PartConfig) -> Tensor:
     total, count = worker.model.language_batch_sum(
         features, prompts, max_text_tokens=worker.job.config.max_text_tokens
     )
-    return total / _total(count, worker.model.backbone.device)
+    return total / _total(count)
 
 
 def _hinted(worker: Worker, item: Item, step: int, share: float) -> bool:

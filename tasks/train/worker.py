@@ -27,6 +27,7 @@ class Worker:
     rank: int
     world: int
     reporter: Reporter
+    class_weights: tuple[torch.Tensor, torch.Tensor] | None = None
     # One row a step of rank 0, also of the steps before a resume: what the loss curves show.
     losses: list[dict[str, Any]] = field(default_factory=list)
 
@@ -48,7 +49,11 @@ def open_worker(job: Job) -> Worker:
     store = Store(job.root)
     model = _load(job, store).to(get_device())
     data = TrainingData(store.local(job.inputs.balanced), job.inputs.features, job.taxonomy)
-    return Worker(job, model, data, rank, world, Reporter(job, rank))
+    weights = None
+    if job.config.class_weights == "balanced":
+        of_types, of_levels = data.class_weights()
+        weights = of_types.to(get_device()), of_levels.to(get_device())
+    return Worker(job, model, data, rank, world, Reporter(job, rank), class_weights=weights)
 
 
 def _load(job: Job, store: Store) -> PsaVlm:
