@@ -63,7 +63,8 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
         preset: a shipped name (tiny, tiny-hard), the path of a .toml file or its s3:// URI.
         root: where artifacts go: a folder or s3://bucket/prefix.
         sources: data sets in place of the preset's, such as {"format": "table", "uri": "my.csv"}.
-        base: base model: a LLaVA folder or hub name; empty is the preset's own.
+        base: base model: a folder, s3://bucket/folder or hub name[@revision]; empty is the
+            preset's own.
         method: a shipped variant or a .toml file; empty is the preset's own.
         stage2_clean_per_unsafe: one ratio for stage 2 of all points; None follows stage 1's.
         total: items an epoch for every ratio; None is the most that all can be drawn from.

@@ -14,7 +14,9 @@ Source = Annotated[
         "sources."
     ),
 ]
-Base = Annotated[str, typer.Option(help="Base model: a LLaVA folder or hub name.")]
+Base = Annotated[
+    str, typer.Option(help="Base model: a folder, s3://bucket/folder or hub name[@revision].")
+]
 Method = Annotated[
     str, typer.Option(help="Method: a shipped variant or a .toml file; empty is the preset's own.")
 ]

@@ -1,5 +1,6 @@
 """From a preset and what people turn to the config tree of a run."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from schemas.explain import explain
 from schemas.frozen import Frozen
 from schemas.taxonomy import read_toml
 
+HUB_AT = re.compile(r"(?P<name>[\w-][\w.-]*/[\w.-]+)@(?P<revision>[\w./-]+)")
 # What a preset file may hold beside the config tree's own keys.
 ALSO = ("method", "taxonomy", "extends")
 # One table of a preset fills both places of the tree: a fault in it is told once.
@@ -22,9 +24,10 @@ TWINS = {"stage2_balance": "balance", Stage.ALIGNMENT.value: Stage.CONCEPTS.valu
 class Parameters(Frozen):
     """What people turn: top-level scalars, since a run's parameters replace a deployment's whole.
 
-    `sources` replaces the preset's sources; `base` is a LLaVA folder or hub name; `method` a named
-    variant laid over the preset's (schemas/methods); `seed` is that of the training order and of
-    both stages, so that runs of several seeds share all data.
+    `sources` replaces the preset's sources; `base` is a model's folder, s3://bucket/folder or hub
+    name, with @revision if one is meant; `method` a named variant laid over the preset's
+    (schemas/methods); `seed` is that of the training order and of both stages, so that runs of
+    several seeds share all data.
     """
 
     preset: str = "tiny"
@@ -137,10 +140,16 @@ def _override(tree: dict[str, Any], parameters: Parameters) -> None:
     if parameters.sources:
         tree["ingest"]["sources"] = [s.model_dump() for s in parameters.sources]
     if parameters.base:
-        tree["base"] = {"kind": "pretrained", "name": parameters.base}
+        tree["base"] = {"kind": "pretrained", **_base_named(parameters.base)}
     if parameters.seed is not None:
         for name in ("balance", "stage2_balance", "stage1", "stage2"):
             tree[name]["seed"] = parameters.seed
+
+
+def _base_named(base: str) -> dict[str, str]:
+    """`owner/model@revision` is a hub name with its revision; all else is a name as it stands."""
+    found = HUB_AT.fullmatch(base)
+    return {"name": base} if found is None else found.groupdict()
 
 
 def _of_world(source: SourceConfig) -> bool:
