@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from model.memory import check_memory
 from schemas.errors import ConfigError, StorageError
 
 
@@ -50,8 +51,11 @@ class Backbone(nn.Module):
         """Reads a model folder, or a hub name when no such folder exists; safetensors only.
 
         Raises:
+            ConfigError: the weights are larger than the memory that is free.
             StorageError: nothing readable under that name.
         """
+        if Path(name).is_dir():
+            check_memory(Path(name), dtype)
         source: dict[str, Any] = {
             "revision": revision or "main",
             "local_files_only": Path(name).is_dir(),
