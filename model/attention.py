@@ -6,15 +6,14 @@ Letters as in safety.py; Q is the number of queries, S + P' that of the keys.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isqrt
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
-from model.backbone import Backbone
 from model.batches import question_batch
+from model.features import ImageFeatures, size_of
 from model.heads import CrossAttentionHead
+from model.projectors import Views
 from model.psavlm import PsaVlm
 from model.safety import SafetyModules
 from schemas.errors import ConfigError
@@ -22,34 +21,25 @@ from schemas.errors import ConfigError
 
 @dataclass(frozen=True)
 class Attention:
-    """Shares of attention that sum to 1 per item: `patches` [B, P'] and `tokens` [B] on s_head."""
+    """Shares of attention that sum to 1 per item: `patches` [B, P'] and `tokens` [B] on s_head.
+
+    `counts` says how many of an image's places are its own; those behind them hold zeros.
+    """
 
     patches: Tensor
     tokens: Tensor
-
-    @property
-    def side(self) -> int | None:
-        """H of the H x H patches; None where they form no square (with a CLS token, say)."""
-        count = self.patches.shape[1]
-        return isqrt(count) if isqrt(count) ** 2 == count else None
-
-    def grid(self) -> Tensor:
-        """Patches as they lie in the image, [B, H, H]; ConfigError where they form no square."""
-        if self.side is None:
-            raise ConfigError(
-                f"{self.patches.shape[1]} image positions form no square, so they cannot be laid "
-                "over the image: use a base with vision_feature_select_strategy 'default'"
-            )
-        return self.patches.unflatten(1, (self.side, self.side))
+    counts: tuple[int, ...]
 
 
 @torch.no_grad()
-def attention(model: PsaVlm, features: Tensor, questions: Sequence[str]) -> Attention:
+def attention(
+    model: PsaVlm, features: Tensor | Sequence[ImageFeatures], questions: Sequence[str]
+) -> Attention:
     """The head's attention, averaged over its heads and the question's real positions.
 
     Args:
         model: its safety modules are used as they are; the language model is not run.
-        features: h_o [B, P, V].
+        features: h_o of B images.
         questions: B bare texts.
 
     Raises:
@@ -57,31 +47,49 @@ def attention(model: PsaVlm, features: Tensor, questions: Sequence[str]) -> Atte
     """
     ids, mask = question_batch(model.backbone, questions)
     text = model.backbone.embed(ids)
-    return of_modules(model.safety, model.read_by_head(features), text, mask)
+    patches, real, views = model.read_by_head(features)
+    return of_modules(model.safety, patches, text, mask, real=real, views=views)
+
+
+def heat_maps(
+    model: PsaVlm, features: Tensor | Sequence[ImageFeatures], found: Attention
+) -> list[Tensor]:
+    """Every image's shares laid out [rows, columns] over what the encoder sees of it.
+
+    Raises:
+        ConfigError: the positions that the head reads are no grid of the image.
+    """
+    return [
+        model.backbone.heat(shares[:count], size_of(image))
+        for image, shares, count in zip(features, found.patches, found.counts, strict=True)
+    ]
 
 
 @torch.no_grad()
-def of_modules(safety: SafetyModules, features: Tensor, text: Tensor, mask: Tensor) -> Attention:
-    """The same from h_o [B, P, V], h_text [B, T, D] and its mask [B, T]."""
+def of_modules(  # noqa: PLR0913 - what a head reads
+    safety: SafetyModules,
+    features: Tensor,
+    text: Tensor,
+    mask: Tensor,
+    *,
+    real: Tensor | None = None,
+    views: Sequence[Views] | None = None,
+) -> Attention:
+    """The same from what `SafetyModules.concept_logits` takes."""
     head, s_head = safety.head, safety.tokens.s_head
     if not isinstance(head, CrossAttentionHead) or s_head is None:
         raise ConfigError(
             "this model's head has no attention to show (method.head is not 'cross_attention'); "
             "choose a method whose head has, such as psa-vlm"
         )
-    keys, _ = safety.keys(features)
+    keys, real_keys = safety.keys(features, real=real, views=views)
     keys = head.norm(keys)
-    query, real = head.query(text, mask)
-    _, weights_BQK = head.attention(query, keys, keys, need_weights=True)
-    share = real.to(weights_BQK)[..., None]
+    query, asked = head.query(text, mask)
+    padding = None if real_keys is None else ~real_keys
+    _, weights_BQK = head.attention(query, keys, keys, key_padding_mask=padding, need_weights=True)
+    share = asked.to(weights_BQK)[..., None]
     mean_BK = (weights_BQK * share).sum(1) / share.sum(1)
     count = len(s_head)
-    return Attention(patches=mean_BK[:, count:], tokens=mean_BK[:, :count].sum(1))
-
-
-def as_seen(backbone: Backbone, images: Sequence[Image]) -> Tensor:
-    """The images as the encoder gets them (resized, cropped), [B, 3, height, width] in 0..1."""
-    look = backbone.image_processor
-    pixels = look(images=list(images), return_tensors="pt")["pixel_values"]
-    mean, std = (torch.tensor(v)[:, None, None] for v in (look.image_mean, look.image_std))
-    return (pixels * std + mean).clamp(0, 1)
+    patches, places = mean_BK[:, count:], keys.shape[1] - count
+    counts = [places] * len(keys) if real_keys is None else (real_keys.sum(1) - count).tolist()
+    return Attention(patches=patches, tokens=mean_BK[:, :count].sum(1), counts=tuple(counts))

@@ -1,136 +1,167 @@
 """The base VLM as it is: encoder, projector and language model, each callable on its own.
 
-Letters of shapes: B batch, P image patches, V vision width, D language width, T text, N prompt
-length, W vocabulary. The Hugging Face class is held, never subclassed.
+One class per family in model/backbones/; this is what all of them share, and what the rest of the
+code knows of them. Letters of shapes: B batch, P image patches, V vision width, D language width,
+T text, N prompt length, W vocabulary. The Hugging Face class is held, never subclassed.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from math import isqrt
+from typing import Any, ClassVar, cast
 
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
-from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTrainedTokenizerBase
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers import PreTrainedTokenizerBase
 
-from model.memory import check_memory
-from schemas.errors import ConfigError, StorageError
+from model.features import ImageFeatures, ImagePatches
+from model.templates import Template
+from schemas.errors import ConfigError
+
+Size = tuple[int, int]
+Encoded = Tensor | Sequence[ImagePatches]
 
 
 class Backbone(nn.Module):
-    """A LLaVA with its tokenizer and its image processor (PIL backend, pixels without torchvision).
+    """A VLM with its tokenizer and its image processor (PIL backend, pixels without torchvision).
 
     Args:
-        llava: the model; its vision tower must be CLIP's, its feature layer a single one.
-        tokenizer: a fast one, with an end-of-sequence token and the model's image placeholder.
-        image_processor: pixels to [3, height, width] as the base was trained.
+        llava: the model, of the family's class; `config.image_token_id` is the image's placeholder.
+        tokenizer: a fast one, with an end-of-sequence token and the placeholder.
+        image_processor: pixels as the base was trained.
+
+    Raises:
+        ConfigError: a variant of the family that is not supported.
     """
 
+    MODEL: ClassVar[Any]  # transformers' class, and that of its image processor without torchvision
+    IMAGES: ClassVar[Any]
+
     def __init__(
-        self,
-        llava: LlavaForConditionalGeneration,
-        tokenizer: PreTrainedTokenizerBase,
-        image_processor: CLIPImageProcessorPil,
+        self, llava: nn.Module, tokenizer: PreTrainedTokenizerBase, image_processor: Any
     ) -> None:
         super().__init__()
+        if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+            raise ConfigError(
+                "the tokenizer must be a fast one with an eos token: answers are found by offsets "
+                "and end with eos"
+            )
         # Any: transformers types sub-configs as optional or plain dictionaries.
-        config: Any = llava.config
-        _check(config, tokenizer)
         self.llava: Any = llava
         self.tokenizer: Any = tokenizer
-        self.image_processor = image_processor
-        self.encoder_layers = _layers_to_run(config)
-        self.image_token = str(self.tokenizer.convert_ids_to_tokens(config.image_token_id))
-        self.control_tokens = frozenset([*self.tokenizer.all_special_tokens, self.image_token])
+        self.image_processor: Any = image_processor
+        self.image_token = str(tokenizer.convert_ids_to_tokens(self.config.image_token_id))
+        special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
+        self.control_tokens = frozenset([*tokenizer.all_special_tokens, self.image_token, *special])
+        self.template = self.choose_template()
 
-    @classmethod
-    def load(
-        cls, name: str, *, revision: str = "", dtype: torch.dtype = torch.float32
-    ) -> "Backbone":
+    @staticmethod
+    def load(name: str, *, revision: str = "", dtype: torch.dtype = torch.float32) -> "Backbone":
         """Reads a model folder, or a hub name when no such folder exists; safetensors only.
 
         Raises:
-            ConfigError: the weights are larger than the memory that is free.
+            ConfigError: a family without a class here, or files that must be converted first.
             StorageError: nothing readable under that name.
         """
-        if Path(name).is_dir():
-            check_memory(Path(name), dtype)
-        source: dict[str, Any] = {
-            "revision": revision or "main",
-            "local_files_only": Path(name).is_dir(),
-            "trust_remote_code": False,
-        }
-        try:
-            llava = LlavaForConditionalGeneration.from_pretrained(
-                name, dtype=dtype, use_safetensors=True, **source
-            )
-            tokenizer = AutoTokenizer.from_pretrained(name, **source)
-            images = CLIPImageProcessorPil.from_pretrained(name, **source)
-        except (OSError, ValueError) as error:
-            raise StorageError(
-                f"no LLaVA readable at {name!r}: {error}. Give a folder with config.json, "
-                "*.safetensors, tokenizer and image processor, or a hub name (and go online)"
-            ) from error
-        return cls(llava, tokenizer, images)
+        from model.backbones.loading import load
+
+        return load(name, revision=revision, dtype=dtype)
+
+    # --- what a family tells ---
+
+    @abstractmethod
+    def choose_template(self) -> Template:
+        """The text around questions and answers that this base was trained with."""
 
     @property
+    @abstractmethod
     def vision_dim(self) -> int:
         """V, the width of h_o."""
-        return int(self.llava.config.vision_config.hidden_size)
+
+    @property
+    @abstractmethod
+    def patches(self) -> int | None:
+        """P, how many patches the encoder gives for one image; None where that depends on it."""
+
+    @abstractmethod
+    def grids(self, size: Size | None) -> tuple[Size, ...]:
+        """Rows and columns of each view of an image of that size (height, width), in h_o's order.
+
+        Args:
+            size: pixels; None only where all images have one grid.
+        """
+
+    @abstractmethod
+    def encode_images(self, images: Sequence[Image]) -> Encoded:
+        """h_o of every image (METHOD.md section 2), never trained.
+
+        [B, P, V], or one `ImagePatches` [P, V] each, which do not depend on the others.
+        """
+
+    @abstractmethod
+    def project(self, features: Any) -> Encoded:
+        """h_i of h_o by the VLM's own projector, as the language model reads it.
+
+        Args:
+            features: what `encode_images` gave, or a part of it.
+        """
+
+    @abstractmethod
+    def as_seen(self, image: Image) -> Tensor:
+        """The picture as the encoder gets it, [3, height, width] in 0..1."""
+
+    # --- what all families share ---
+
+    @property
+    def config(self) -> Any:
+        """The model's own configuration."""
+        return self.llava.config
 
     @property
     def llm_dim(self) -> int:
         """D, the width of the language model's embeddings."""
-        return int(self.llava.config.text_config.hidden_size)
-
-    @property
-    def patches(self) -> int:
-        """P, how many patches the encoder gives for one image."""
-        vision = self.llava.config.vision_config
-        return int((vision.image_size // vision.patch_size) ** 2)
+        return int(self.config.text_config.hidden_size)
 
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return self.llava.device
+        return cast(torch.device, self.llava.device)
 
     @property
     def dtype(self) -> torch.dtype:
         """The floating type of the weights."""
-        return self.llava.dtype
+        return cast(torch.dtype, self.llava.dtype)
 
     def freeze(self) -> None:
         """Lets nothing of the base train, and switches its dropout off."""
         self.requires_grad_(False)
         self.eval()
 
-    def encode_images(self, images: Sequence[Image]) -> Tensor:
-        """h_o [B, P, V]: features of layer -2 without CLS (METHOD.md section 2), never trained.
-
-        The layers after that one are not run.
-        """
-        pixels = self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
-        return self.encode_pixels(pixels.to(self.device, self.dtype))
-
-    @torch.no_grad()
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """h_o [B, P, V] from processed pixels [B, 3, height, width]."""
-        tower = self.llava.model.vision_tower
-        hidden = tower.pre_layrnorm(tower.embeddings(pixels))
-        for layer in tower.encoder.layers[: self.encoder_layers]:
-            hidden = layer(hidden, None)
-        drop_cls = self.llava.config.vision_feature_select_strategy == "default"
-        return hidden[:, 1:] if drop_cls else hidden
-
-    def project(self, features: Tensor) -> Tensor:
-        """h_i [B, P, D] from h_o [B, P, V] by the VLM's own projector."""
-        projector = self.llava.model.multi_modal_projector
-        return projector(features.to(self.device, self.dtype))
-
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings [..., D] of token ids [...]: the table only, no layers."""
         return self.llava.get_input_embeddings()(ids.to(self.device))
+
+    def heat(self, shares: Tensor, size: Size | None) -> Tensor:
+        """Shares [P'] of an image's places, laid out [rows, columns] over `as_seen`.
+
+        They are those of its patches, or of the square to which a safety projector pooled them.
+
+        Raises:
+            ConfigError: neither.
+        """
+        rows, columns = self.grids(size)[-1]
+        return shares.view(rows, columns) if len(shares) == rows * columns else as_square(shares)
+
+    def positions(self, mask: Tensor, kinds: Tensor, images: Sequence[ImageFeatures]) -> Tensor:
+        """Position ids of padded prompts, [B, N], or [axes, B, N] where the base has several.
+
+        Args:
+            mask: [B, N], 1 at real positions.
+            kinds: [B, N], 1 at h_i, 0 elsewhere.
+            images: h_i of the images of the batch, in their order.
+        """
+        return (mask.cumsum(-1) - 1).clamp(min=0)
 
     def hidden(self, embeds: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         """Last hidden states [B, N, D] of a prompt's embeddings [B, N, D]."""
@@ -157,33 +188,27 @@ class Backbone(nn.Module):
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
-            eos_token_id=eos,
+            # Some bases ask for a penalty, which would see the answer here and not the question.
+            repetition_penalty=1.0,
+            eos_token_id=self._stops(),
             pad_token_id=eos if pad is None else pad,
         )
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
+    def _stops(self) -> list[int]:
+        """The tokens that end an answer: the tokenizer's, and those that the base names besides."""
+        named = self.llava.generation_config.eos_token_id
+        named = [named] if isinstance(named, int) else named or []
+        return sorted({self.tokenizer.eos_token_id, *named})
 
-def _layers_to_run(config: Any) -> int:
-    # hidden_states[0] is the first layer's input, so that -2 of L layers is reached after L - 1.
-    layer = config.vision_feature_layer
-    count = int(config.vision_config.num_hidden_layers)
-    return int(layer) if layer >= 0 else count + 1 + int(layer)
 
-
-def _check(config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    if not isinstance(config.vision_feature_layer, int):
+def as_square(shares: Tensor) -> Tensor:
+    """[n * n] -> [n, n]; ConfigError for a number that is no square."""
+    side = isqrt(len(shares))
+    if side**2 != len(shares):
         raise ConfigError(
-            f"vision_feature_layer {config.vision_feature_layer} names several layers; "
-            "only models with one are supported"
+            f"{len(shares)} image positions form no square, so they cannot be laid over the "
+            "image: use a base with vision_feature_select_strategy 'default'"
         )
-    if config.vision_config.model_type != "clip_vision_model":
-        raise ConfigError(
-            f"vision tower {config.vision_config.model_type!r} is not supported: give a LLaVA "
-            "with a CLIP encoder"
-        )
-    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
-        raise ConfigError(
-            "the tokenizer must be a fast one with an eos token: answers are found by offsets "
-            "and end with eos"
-        )
+    return shares.view(side, side)

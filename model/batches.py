@@ -13,13 +13,17 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from model.backbone import Backbone
+from model.features import ImageFeatures, rows_of
 from model.losses import IGNORED
 from model.prompts import Prompt, Tokens, plain, tokenize
 
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """Embeds [B, N, D]; mask, positions and labels [B, N], labels -100 off the answers."""
+    """Embeds [B, N, D]; mask, labels (-100 off the answers) and positions [B, N].
+
+    A base with several position axes has positions [axes, B, N].
+    """
 
     embeds: Tensor
     mask: Tensor
@@ -31,7 +35,7 @@ def compose(
     backbone: Backbone,
     prompts: Sequence[Prompt],
     *,
-    images: Sequence[Tensor | None],
+    images: Sequence[ImageFeatures | None],
     tokens: Tensor | None = None,
     told: Sequence[Tensor | None] | None = None,
     training: bool = False,
@@ -42,7 +46,7 @@ def compose(
     Args:
         backbone: gives tokenizer and embedding table.
         prompts: B conversations, ending with an answer when training, else with a question.
-        images: h_i [P, D] per prompt, or None for a question without an image.
+        images: h_i [P, D] per prompt (`Backbone.project`), or None for a question without one.
         tokens: s_llm [S, D], put in front of every image.
         told: per prompt a concept's tokens [S, D], put behind its first question, or None.
         training: right padding; otherwise left.
@@ -58,24 +62,21 @@ def compose(
         training=training,
         limit=max_text_tokens,
     )
-    placeholder = backbone.llava.config.image_token_id
-    rows, labels = [], []
-    told = told or [None] * len(texts)
+    placeholder = backbone.config.image_token_id
+    told, rows = told or [None] * len(texts), []
     for text, embeds, image, concept in zip(
         texts, _embed(backbone, texts), images, told, strict=True
     ):
-        row, row_labels = embeds, torch.tensor(text.labels)
+        row = _Row(embeds, torch.tensor(text.labels), torch.zeros(len(text.ids), dtype=torch.long))
         if concept is not None:
-            row, row_labels = _insert(row, row_labels, concept, at=text.asked)
+            row = row.put(concept, at=slice(text.asked, text.asked))
         if image is not None:
-            block = _block(image, tokens, like=embeds)
             at = text.ids.index(placeholder)
-            gap = torch.full((len(block),), IGNORED)
-            row = torch.cat([row[:at], block, row[at + 1 :]])
-            row_labels = torch.cat([row_labels[:at], gap, row_labels[at + 1 :]])
+            row = row.put(rows_of(image), at=slice(at, at + 1), kind=1)
+            row = row if tokens is None else row.put(tokens, at=slice(at, at))
         rows.append(row)
-        labels.append(row_labels)
-    return _pad(rows, labels, side="right" if training else "left")
+    given = [image for image in images if image is not None]
+    return _pad(backbone, rows, given, side="right" if training else "left")
 
 
 def question_batch(backbone: Backbone, questions: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -99,25 +100,38 @@ def _embed(backbone: Backbone, texts: Sequence[Tokens]) -> tuple[Tensor, ...]:
     return backbone.embed(flat).split([len(text.ids) for text in texts])
 
 
-def _insert(row: Tensor, labels: Tensor, block: Tensor, *, at: int) -> tuple[Tensor, Tensor]:
-    """Embeddings [S, D] put into a row [N, D] before place `at`, nothing of them taught."""
-    gap = torch.full((len(block),), IGNORED)
-    row = torch.cat([row[:at], block.to(row), row[at:]])
-    return row, torch.cat([labels[:at], gap, labels[at:]])
+@dataclass(frozen=True)
+class _Row:
+    """One prompt: embeds [N, D]; labels and kinds [N], kind 1 at h_i and 0 elsewhere."""
+
+    embeds: Tensor
+    labels: Tensor
+    kinds: Tensor
+
+    def put(self, block: Tensor, *, at: slice, kind: int = 0) -> "_Row":
+        """Embeddings [S, D] in the place of a slice of the row, nothing of them taught."""
+
+        def spliced(own: Tensor, insert: Tensor) -> Tensor:
+            return torch.cat([own[: at.start], insert, own[at.stop :]])
+
+        return _Row(
+            spliced(self.embeds, block.to(self.embeds)),
+            spliced(self.labels, torch.full((len(block),), IGNORED)),
+            spliced(self.kinds, torch.full((len(block),), kind)),
+        )
 
 
-def _block(image: Tensor, tokens: Tensor | None, *, like: Tensor) -> Tensor:
-    parts = [image] if tokens is None else [tokens, image]
-    return torch.cat([part.to(like) for part in parts])
-
-
-def _pad(rows: list[Tensor], labels: list[Tensor], *, side: str) -> PromptBatch:
-    ones = [torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows]
+def _pad(
+    backbone: Backbone, rows: list[_Row], images: list[ImageFeatures], *, side: str
+) -> PromptBatch:
+    ones = [torch.ones(len(row.kinds), dtype=torch.long, device=row.embeds.device) for row in rows]
     mask = pad_sequence(ones, batch_first=True, padding_side=side)
+    labels = [row.labels for row in rows]
     padded = pad_sequence(labels, batch_first=True, padding_value=IGNORED, padding_side=side)
+    kinds = pad_sequence([row.kinds for row in rows], batch_first=True, padding_side=side)
     return PromptBatch(
-        embeds=pad_sequence(rows, batch_first=True, padding_side=side),
+        embeds=pad_sequence([row.embeds for row in rows], batch_first=True, padding_side=side),
         mask=mask,
-        positions=(mask.cumsum(-1) - 1).clamp(min=0),
+        positions=backbone.positions(mask, kinds.to(mask.device), images),
         labels=padded.to(mask.device),
     )

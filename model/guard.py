@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from PIL.Image import Image
-from torch import Tensor
 
+from model.features import Features, ImageFeatures
 from model.policy import GuardPolicy, Verdict, decide, fit_policy, forced, risk_score
 from model.prompts import Concept, Prompt, ask
-from model.psavlm import Features, PsaVlm
+from model.psavlm import PsaVlm
 from schemas.errors import ConfigError
 from schemas.frozen import Frozen
 from schemas.hints import Hints, load_hints
@@ -65,7 +65,7 @@ class GuardedVlm:
         self.hints = hints
         self.policy = policy
 
-    def encode(self, images: Sequence[Image | None]) -> list[Tensor | None]:
+    def encode(self, images: Sequence[Image | None]) -> list[ImageFeatures | None]:
         """h_o [P, V] of every image, None where there is none."""
         given = [image for image in images if image is not None]
         encoded = iter(self.model.backbone.encode_images(given)) if given else iter(())
@@ -83,7 +83,7 @@ class GuardedVlm:
         seen = [(image, question) for image, question in rows if image is not None]
         if not seen:
             return [None] * len(rows)
-        images = torch.stack([image for image, _ in seen])
+        images = [image for image, _ in seen]
         logits = self.model.concept_logits(images, [question for _, question in seen])
         verdicts = iter(decide(*logits, policy=self.policy, taxonomy=self.taxonomy))
         return [None if image is None else next(verdicts) for image, _ in rows]

@@ -16,6 +16,7 @@ from schemas.config import MethodConfig
 from schemas.errors import ConfigError
 
 Grid = tuple[int, int]
+Views = tuple[Grid, ...]
 
 
 class SafetyProjector(nn.Module):
@@ -146,25 +147,36 @@ def _grid_of(features: Tensor, grid: Grid | None) -> Grid:
     return high, wide
 
 
+def project_views(
+    projector: SafetyProjector, features: Tensor, views: Views | None = None
+) -> Tensor:
+    """h_s [B, P', D] of h_o [B, P, V] whose patches are those of one view after the other."""
+    if views is None:
+        return projector(features)
+    sizes = [high * wide for high, wide in views]
+    parts = zip(features.split(sizes, dim=1), views, sizes, strict=True)
+    return torch.cat([projector(part, grid) for part, grid, size in parts if size], dim=1)
+
+
 def project_rows(
-    projector: SafetyProjector, rows: Sequence[Tensor], grids: Sequence[Grid | None]
+    projector: SafetyProjector, rows: Sequence[Tensor], views: Sequence[Views | None]
 ) -> tuple[Tensor, Tensor]:
     """h_s of images whose grids may differ, and which of its places are real.
 
     Args:
         projector: of one method.
         rows: h_o [P, V] of each image.
-        grids: (H, W) of each.
+        views: the grids of each.
 
     Returns:
         h_s [B, P', D], shorter ones padded with zeros, and its mask [B, P'].
     """
-    alike: dict[tuple[int, Grid | None], list[int]] = {}
-    for place, (row, grid) in enumerate(zip(rows, grids, strict=True)):
-        alike.setdefault((len(row), grid), []).append(place)
+    alike: dict[tuple[int, Views | None], list[int]] = {}
+    for place, (row, own) in enumerate(zip(rows, views, strict=True)):
+        alike.setdefault((len(row), own), []).append(place)
     found: dict[int, Tensor] = {}
-    for (_, grid), places in alike.items():
-        projected = projector(torch.stack([rows[place] for place in places]), grid)
+    for (_, own), places in alike.items():
+        projected = project_views(projector, torch.stack([rows[at] for at in places]), own)
         found |= dict(zip(places, projected, strict=True))
     ordered = [found[place] for place in range(len(rows))]
     ones = [torch.ones(len(row), dtype=torch.bool, device=row.device) for row in ordered]

@@ -1,6 +1,6 @@
-"""Conversations to tokens: the LLaVA v1 template, and which tokens are the answer's.
+"""Conversations to tokens in the base's own template, and which tokens are the answer's.
 
-USER: <image>\\n<hint>\\n<question> ASSISTANT: <answer></s>
+LLaVA-1.5's: USER: <image>\\n<hint>\\n<question> ASSISTANT: <answer></s>
 """
 
 import logging
@@ -124,21 +124,22 @@ def _check_turns(prompt: Prompt, *, training: bool) -> None:
 
 def _render(backbone: Backbone, prompt: Prompt, *, image: bool) -> tuple[str, int, list[range]]:
     """The text with its placeholder, where its first question ends, every answer with its eos."""
-    block = f"{backbone.image_token}\n" if image else ""
+    template = backbone.template
+    block = template.image.format(image=backbone.image_token) if image else ""
     hint = f"{plain(backbone, prompt.hint)}\n" if prompt.hint else ""
-    text, opening, asked = "", block + hint, 0
+    text, opening, asked = template.system, block + hint, 0
     answers = []
     for message in prompt.messages:
         words = plain(backbone, message.text)
         if message.role == "user":
-            text += f"USER: {opening}{words}"
+            text += f"{template.user}{opening}{words}"
             asked = asked or len(text)
-            text += " ASSISTANT:"
+            text += template.asked
             opening = ""
         else:
-            answer = f" {words}{backbone.tokenizer.eos_token}"
+            answer = f"{template.answer}{words}{backbone.tokenizer.eos_token}"
             answers.append(range(len(text), len(text) + len(answer)))
-            text += answer
+            text += answer + template.told
     return text, asked, answers
 
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from model.backbone import Backbone
 from model.batches import PromptBatch, compose, question_batch
+from model.features import Features, ImageFeatures, size_of, stacked
 from model.losses import answer_loss, concept_loss, head_loss
+from model.projectors import Views
 from model.prompts import Prompt, teach
 from model.safety import SafetyModules
 from schemas.config import MethodConfig
 from schemas.errors import ConfigError
-
-Features = Sequence[Tensor | None] | Tensor
 
 
 class PsaVlm(nn.Module):
@@ -50,7 +50,9 @@ class PsaVlm(nn.Module):
         """Whether the model sees concepts by itself."""
         return self.safety.head is not None
 
-    def concept_logits(self, features: Tensor, questions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def concept_logits(
+        self, features: Tensor | Sequence[ImageFeatures], questions: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
         """Type logits [B, K] and level logits [B, L] of h_o [B, P, V]; no language model is run.
 
         Raises:
@@ -63,16 +65,27 @@ class PsaVlm(nn.Module):
             )
         ids, mask = question_batch(self.backbone, questions)
         text = self.backbone.embed(ids)
-        return self.safety.concept_logits(self.read_by_head(features), text, mask)
+        patches, real, views = self.read_by_head(features)
+        return self.safety.concept_logits(patches, text, mask, real=real, views=views)
 
-    def read_by_head(self, features: Tensor) -> Tensor:
-        """What the safety modules are given of h_o [B, P, V]: itself, or h_i [B, P, D]."""
-        features = features.to(self.backbone.device)
-        return self.backbone.project(features) if self.safety.reads_projected else features
+    def read_by_head(
+        self, features: Tensor | Sequence[ImageFeatures]
+    ) -> tuple[Tensor, Tensor | None, list[Views] | None]:
+        """What the safety modules are given of h_o: itself [B, P, V], or h_i [B, P, D].
+
+        With it which patches are real [B, P] (None if all are), and the grids of each image's views
+        where they differ by image.
+        """
+        device = self.backbone.device
+        if self.safety.reads_projected:
+            return *stacked(self.backbone.project(features), device), None
+        sizes = [] if isinstance(features, Tensor) else [size_of(image) for image in features]
+        views = [self.backbone.grids(size) for size in sizes if size is not None]
+        return *stacked(features, device), views or None
 
     def concept_batch_loss(
         self,
-        features: Tensor,
+        features: Tensor | Sequence[ImageFeatures],
         questions: Sequence[str],
         types: Tensor,
         levels: Tensor,
@@ -206,9 +219,9 @@ class PsaVlm(nn.Module):
         told = iter(self.safety.tokens.told(types, levels))
         return [None if prompt.concept is None else next(told) for prompt in prompts]
 
-    def _project(self, features: Features) -> list[Tensor | None]:
-        # One projection for the batch: per image it would cost a launch each.
+    def _project(self, features: Features) -> list[ImageFeatures | None]:
+        # One projection for the batch where grids are equal: per image it would cost a launch each.
         rows = list(features)
         given = [row for row in rows if row is not None]
-        projected = iter(self.backbone.project(torch.stack(given))) if given else iter(())
+        projected = iter(self.backbone.project(given)) if given else iter(())
         return [None if row is None else next(projected) for row in rows]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from model.heads import HEADS
-from model.projectors import PROJECTORS, Grid, project_rows
+from model.projectors import PROJECTORS, Views, project_rows, project_views
 from schemas.config import MethodConfig
 
 TOKEN_STD = 0.02
@@ -98,7 +98,7 @@ class SafetyModules(nn.Module):
         mask: Tensor,
         *,
         real: Tensor | None = None,
-        grids: Sequence[Grid | None] | None = None,
+        views: Sequence[Views | None] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Type logits [B, K] and level logits [B, L].
 
@@ -107,10 +107,10 @@ class SafetyModules(nn.Module):
             text: h_text [B, T, D].
             mask: [B, T], True at real positions.
             real: [B, P], True at real patches, which come first; None if all are.
-            grids: (H, W) of each image's real patches; None for squares.
+            views: the grids of each image's real patches, view by view; None for squares.
         """
         assert self.head is not None
-        keys, real_keys = self.keys(features, real=real, grids=grids)
+        keys, real_keys = self.keys(features, real=real, views=views)
         return self.head(keys, text, mask, real_keys=real_keys)
 
     def keys(
@@ -118,17 +118,17 @@ class SafetyModules(nn.Module):
         features: Tensor,
         *,
         real: Tensor | None = None,
-        grids: Sequence[Grid | None] | None = None,
+        views: Sequence[Views | None] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """[s_head; h_s] [B, S + P', D] and which keys are real [B, S + P'], None if all are."""
         assert self.projector is not None and self.head is not None
-        grids = grids or [None] * len(features)
-        if real is None and len(set(grids)) == 1:
-            h_s, real_keys = self.projector(features, grids[0]), None
+        views = views or [None] * len(features)
+        if real is None and len(set(views)) == 1:
+            h_s, real_keys = project_views(self.projector, features, views[0]), None
         else:
             counts = [features.shape[1]] * len(features) if real is None else real.sum(1).tolist()
             rows = [row[:count] for row, count in zip(features, counts, strict=True)]
-            h_s, real_keys = project_rows(self.projector, rows, grids)
+            h_s, real_keys = project_rows(self.projector, rows, views)
         norm: Any = self.head.norm
         h_s, s_head = h_s.to(norm.weight), self.tokens.s_head
         if s_head is None:

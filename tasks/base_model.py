@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infra.files import Files
+from infra.identity import stamper
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import BaseConfig
@@ -26,7 +28,7 @@ FOLDER = "model"
 
 
 def base_model(config: BaseConfig, *, store: Store) -> Artifact:
-    """The base model as a LLaVA folder `model/` inside the artifact."""
+    """The base model as a folder `model/` of transformers' own format inside the artifact."""
     if config.kind == "pretrained":
         return _pretrained(config, store)
     return store.artifact(
@@ -43,11 +45,23 @@ def libraries() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "transformers", "peft")}
 
 
+def known_as(store: Store, base: Artifact) -> tuple[str, str]:
+    """A base's name and revision: a hub model's own, else its address within the root."""
+    manifest = store.manifest(base)
+    if "hub" in manifest.inputs:
+        return manifest.inputs["hub"], manifest.inputs["commit"]
+    return f"{base.step}/{base.fingerprint}", ""
+
+
 def _pretrained(config: BaseConfig, store: Store) -> Artifact:
     from model.pretrained import copy_pretrained, pretrained_identity
 
     if not config.name:
-        raise ConfigError("base kind 'pretrained' needs `name`: a LLaVA folder or a hub name")
+        raise ConfigError(
+            "base kind 'pretrained' needs `name`: a model's folder, s3://bucket/folder or hub name"
+        )
+    if "://" in config.name:
+        return _from_bucket(config, store)
     identity = pretrained_identity(config.name, config.revision)
     # The commit that was resolved, not the branch: it may have moved since.
     revision = identity.get("commit", config.revision)
@@ -58,6 +72,37 @@ def _pretrained(config: BaseConfig, store: Store) -> Artifact:
         inputs=identity,
         build=lambda folder: copy_pretrained(config.name, revision, folder / FOLDER),
     )
+
+
+def _from_bucket(config: BaseConfig, store: Store) -> Artifact:
+    """A model folder in a bucket: known by its objects' sizes and ETags, fetched only if new.
+
+    Raises:
+        ConfigError: another scheme, no such folder, or a model in a form that is not read.
+        StorageError: the endpoint cannot be read.
+    """
+    from model.pretrained import SAFE_FILES, SETTINGS, check_settings, check_weights, read_settings
+
+    bucket = config.name.rstrip("/")
+    if not bucket.startswith("s3://") or config.revision:
+        raise ConfigError(
+            f"base {config.name!r}, revision {config.revision!r}: of addresses only "
+            "s3://bucket/folder is read, and it has no revisions; a revision is for hub names"
+        )
+    parent, _, name = bucket.rpartition("/")
+    files, stamp = Files.at(parent), stamper(bucket)
+    names = [n for n in files.sizes(name) if any(Path(n).match(p) for p in SAFE_FILES)]
+    if SETTINGS not in names:
+        raise ConfigError(f"base {config.name!r} holds no {SETTINGS}: give a model's own folder")
+    check_weights(config.name, files.sizes(name))
+
+    def fetch(folder: Path) -> dict[str, int]:
+        files.download(name, folder / FOLDER, names=names)
+        check_settings(config.name, read_settings(folder / FOLDER / SETTINGS))
+        return {"files": len(names)}
+
+    identity = {n: str(stamp(n)) for n in names}
+    return store.artifact("base_model", VERSION, config=config, inputs=identity, build=fetch)
 
 
 def _train(config: BaseConfig, folder: Path) -> dict[str, int]:

@@ -57,18 +57,18 @@ def explain_one(
     artifact, picture = trained(uri), read_picture(image)
     if out.suffix.lower() != ".png" or not out.resolve().parent.is_dir():
         raise ConfigError(f"--out {str(out)!r}: give a .png file in a folder that exists")
-    from model.attention import as_seen, attention
+    from model.attention import attention, heat_maps
 
     guarded, intervention = load_guarded(artifact)
     features = guarded.encode([picture])
     (found,) = guarded.answer_features(
         features, [question], intervention=intervention, max_new_tokens=max_new_tokens
     )
-    seen = attention(guarded.model, features[0][None], [question])
-    (pixels,) = as_seen(guarded.model.backbone, [picture])
+    seen = attention(guarded.model, features, [question])
+    (heat,) = heat_maps(guarded.model, features, seen)
     look = Look(
-        picture=pixels.permute(1, 2, 0).numpy(),
-        heat=seen.grid()[0].float().cpu().numpy(),
+        picture=guarded.model.backbone.as_seen(picture).permute(1, 2, 0).numpy(),
+        heat=heat.float().cpu().numpy(),
         on_tokens=float(seen.tokens[0]),
         question=question,
     )

@@ -14,6 +14,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from infra.store import Store
 from model.backbone import Backbone
+from model.backbones.llava import Llava
 from model.batches import compose
 from model.losses import answer_loss
 from model.pretrain import train_language
@@ -109,7 +110,7 @@ def school():
     scenes = album(24, seed=5).scenes
     tokenizer = new_tokenizer(step._corpus(scenes, seed=5))
     llava = louder(new_llava(SMALL, tokenizer))
-    backbone = Backbone(llava, tokenizer, new_processor(tokenizer).image_processor)
+    backbone = Llava(llava, tokenizer, new_processor(tokenizer).image_processor)
     features = torch.randn(24, 64, WIDTH, generator=torch.Generator().manual_seed(0))
     return backbone, features, list(islice(lessons(scenes, images=4, seed=5), 8))
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from infra.store import Store
-from model.attention import Attention, as_seen, attention, of_modules
+from model.attention import attention, of_modules
+from model.backbone import as_square
 from model.heads import QUERIES
 from model.safety import SafetyModules
 from schemas.config import MethodConfig
@@ -125,13 +126,9 @@ def test_looking_changes_neither_the_logits_nor_the_weights():
 
 
 def test_patches_lie_as_in_the_image_and_a_crooked_number_is_refused():
-    patches = torch.arange(9.0)[None]
-    grid = Attention(patches, torch.zeros(1)).grid()
-    assert grid[0].tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-    crooked = Attention(torch.zeros(1, 10), torch.zeros(1))
-    assert crooked.side is None
+    assert as_square(torch.arange(9.0)).tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     with pytest.raises(ConfigError, match="10 image positions form no square"):
-        crooked.grid()
+        as_square(torch.zeros(10))
 
 
 def test_the_picture_shown_is_the_one_that_the_encoder_gets(stage):
@@ -139,9 +136,9 @@ def test_the_picture_shown_is_the_one_that_the_encoder_gets(stage):
     backbone = guarded.model.backbone
     wide = Image.new("RGB", (300, 100), (255, 0, 0))
     wide.paste((0, 0, 255), (100, 0, 200, 100))  # only the middle survives the crop
-    seen = as_seen(backbone, [wide])
-    assert seen.shape == (1, 3, 64, 64)
-    middle = seen[0, :, 16:48, 16:48].mean((1, 2))
+    seen = backbone.as_seen(wide)
+    assert seen.shape == (3, 64, 64)
+    middle = seen[:, 16:48, 16:48].mean((1, 2))
     assert middle.tolist() == pytest.approx([0, 0, 1], abs=0.02)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from model.backbone import Backbone
+from model.backbones.llava import Llava
 from model.guard import GuardedVlm, GuardPolicy, decide, fit_policy, forced
 from model.policy import most_flagged
 from model.prompts import Concept, ask, teach, tokenize
@@ -42,7 +42,7 @@ def own(folder, text: str) -> str:
 def model() -> PsaVlm:
     tokenizer = new_tokenizer(WORDS)
     llava = new_llava(BaseConfig(width=32, layers=3, heads=4), tokenizer)
-    backbone = Backbone(llava, tokenizer, new_processor(tokenizer).image_processor)
+    backbone = Llava(llava, tokenizer, new_processor(tokenizer).image_processor)
     method = MethodConfig(tokens=4, attention_heads=4, llm_tokens="concept")
     return PsaVlm.new(backbone, method, types=7, levels=4)
 
@@ -265,7 +265,7 @@ def test_answers_with_concept_tokens_do_not_depend_on_the_batch_size(model, feat
 def test_tokens_of_a_model_that_has_none_are_a_config_error(features):
     tokenizer = new_tokenizer(WORDS)
     llava = new_llava(BaseConfig(width=32, layers=3, heads=4), tokenizer)
-    backbone = Backbone(llava, tokenizer, new_processor(tokenizer).image_processor)
+    backbone = Llava(llava, tokenizer, new_processor(tokenizer).image_processor)
     static = PsaVlm.new(backbone, MethodConfig(tokens=4, attention_heads=4), types=7, levels=4)
     with pytest.raises(ConfigError, match="no concept tokens.*'hint' or 'off'"):
         guarded(static, threshold=0.0).answer_features(

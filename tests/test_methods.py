@@ -14,6 +14,7 @@ from flows.line import evidence, pipeline, up_to
 from flows.parameters import checked_until
 from infra.store import Store
 from model.backbone import Backbone
+from model.backbones.llava import Llava
 from model.checkpoint import BaseReference, load_model, save_model
 from model.guard import GuardedVlm, GuardPolicy, forced
 from model.heads import HEADS, QUERIES
@@ -179,7 +180,7 @@ def test_a_method_that_trains_nothing_has_no_evidence_for_the_gate():
 def new_backbone() -> Backbone:
     tokenizer = new_tokenizer(WORDS)
     llava = new_llava(BaseConfig(width=32, layers=3, heads=4), tokenizer)
-    return Backbone(llava, tokenizer, new_processor(tokenizer).image_processor)
+    return Llava(llava, tokenizer, new_processor(tokenizer).image_processor)
 
 
 def new_model(method: MethodConfig) -> PsaVlm:

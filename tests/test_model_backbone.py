@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from model.backbone import Backbone
+from model.backbones.llava import Llava
 from model.batches import compose, question_batch
 from model.prompts import Prompt, ask, teach, tokenize
 from model.tiny_llava import new_llava, new_processor, new_tokenizer
@@ -30,7 +31,7 @@ def parts():
 @pytest.fixture(scope="module")
 def backbone(parts):
     llava, tokenizer, processor = parts
-    return Backbone(llava, tokenizer, processor.image_processor)
+    return Llava(llava, tokenizer, processor.image_processor)
 
 
 def pictures(count, *, size=64):
@@ -259,14 +260,14 @@ def test_a_folder_is_read_back_with_the_same_answers_and_without_torchvision(
 
 def test_freezing_leaves_nothing_to_train(parts):
     llava, tokenizer, processor = parts
-    backbone = Backbone(llava.train(), tokenizer, processor.image_processor)
+    backbone = Llava(llava.train(), tokenizer, processor.image_processor)
     backbone.freeze()
     assert not any(p.requires_grad for p in backbone.parameters())
     assert not llava.training
 
 
 def test_a_folder_without_a_model_is_a_storage_error(tmp_path):
-    with pytest.raises(StorageError, match="no LLaVA readable"):
+    with pytest.raises(StorageError, match="no base model readable"):
         Backbone.load(str(tmp_path))
 
 
@@ -275,4 +276,4 @@ def test_several_feature_layers_are_refused(parts):
     other = new_llava(BaseConfig(width=16, layers=2, heads=2), tokenizer)
     other.config.vision_feature_layer = [-2, -1]
     with pytest.raises(ConfigError, match="several layers"):
-        Backbone(other, tokenizer, processor.image_processor)
+        Llava(other, tokenizer, processor.image_processor)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from model.backbone import Backbone
+from model.backbones.llava import Llava
 from model.guard import (
     GuardedVlm,
     GuardPolicy,
@@ -35,7 +35,7 @@ def model():
     with torch.no_grad():
         for parameter in llava.parameters():
             parameter.mul_(4.0 if parameter.dim() > 1 else 1.0)
-    backbone = Backbone(llava, tokenizer, new_processor(tokenizer).image_processor)
+    backbone = Llava(llava, tokenizer, new_processor(tokenizer).image_processor)
     method = MethodConfig(tokens=4, attention_heads=4)
     return PsaVlm.new(backbone, method, types=7, levels=4)
 

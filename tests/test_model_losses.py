@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from model.backbone import Backbone
+from model.backbones.llava import Llava
 from model.batches import question_batch
 from model.losses import IGNORED, answer_loss, concept_loss, head_loss, language_loss
 from model.prompts import Concept, Prompt, teach
@@ -29,7 +29,7 @@ TYPES, LEVELS = torch.tensor([0, 6, 2, 5]), torch.tensor([3, 0, 1, 2])
 def new_model(**changes) -> PsaVlm:
     tokenizer = new_tokenizer(WORDS)
     llava = new_llava(BaseConfig(width=32, layers=3, heads=4), tokenizer)
-    backbone = Backbone(llava, tokenizer, new_processor(tokenizer).image_processor)
+    backbone = Llava(llava, tokenizer, new_processor(tokenizer).image_processor)
     return PsaVlm.new(backbone, MethodConfig(**{**SMALL, **changes}), types=7, levels=4)
 
 

@@ -77,10 +77,14 @@ def test_images_of_other_grids_stand_beside_each_other_in_a_batch(projector, hea
     grids = [(4, 4), (3, 5), (2, 3), (4, 4)]
     counts = [high * wide for high, wide in grids]
     real = torch.arange(16).expand(B, -1) < torch.tensor(counts)[:, None]
-    together = safety.concept_logits(features, text, mask, real=real, grids=grids)
+    together = safety.concept_logits(
+        features, text, mask, real=real, views=[(grid,) for grid in grids]
+    )
     for row, (grid, count) in enumerate(zip(grids, counts, strict=True)):
         part = slice(row, row + 1)
-        alone = safety.concept_logits(features[part, :count], text[part], mask[part], grids=[grid])
+        alone = safety.concept_logits(
+            features[part, :count], text[part], mask[part], views=[(grid,)]
+        )
         assert spread([x[part] for x in together], alone) < 1e-6
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from model.backbone import Backbone
+from model.backbones.llava import Llava
 from model.checkpoint import (
     BaseReference,
     TrainingState,
@@ -42,7 +42,7 @@ PARTS = [(stage, part) for stage, parts in TRAINS.items() for part in parts]
 def new_backbone(*, width=32):
     tokenizer = new_tokenizer(WORDS)
     llava = new_llava(BaseConfig(width=width, layers=3, heads=4), tokenizer)
-    return Backbone(llava, tokenizer, new_processor(tokenizer).image_processor)
+    return Llava(llava, tokenizer, new_processor(tokenizer).image_processor)
 
 
 def new_model(method=METHOD, *, lora=False, **sizes):

@@ -91,6 +91,7 @@ OPTIONS = {
     "verify": {"artifacts", "--root", "--json"},
     "gc": {"--root", "--delete", "--shards", "--older-than", "--json"},
     "explain": {"question", "--model", "--artifact", "--image", "--out", "--json"},
+    "export": {"--model", "--artifact", "--merged", "--json"},
     "promote": STEP_OPTIONS | {"--dry-run", "--again"},
     "rollback": {"--root", "--json"},
     "registry": {"--root", "--json"},

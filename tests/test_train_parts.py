@@ -23,6 +23,7 @@ from PIL import Image
 
 from infra.store import Store
 from model.backbone import Backbone
+from model.backbones.llava import Llava
 from model.lora import add_lora, lora_parameters
 from model.prompts import teach
 from model.psavlm import PsaVlm
@@ -148,7 +149,7 @@ def new_job(stage: Stage, root: Path) -> Job:
 def new_backbone() -> Backbone:
     tokenizer = new_tokenizer(WORDS)
     llava = new_llava(BaseConfig(width=WIDTH, layers=3, heads=4), tokenizer)
-    return Backbone(llava, tokenizer, new_processor(tokenizer).image_processor)
+    return Llava(llava, tokenizer, new_processor(tokenizer).image_processor)
 
 
 def new_worker(folder: Path, stage: Stage, *, rank: int = 0, world: int = 1) -> Worker:

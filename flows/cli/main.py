@@ -18,6 +18,7 @@ def application() -> typer.Typer:
         audit,
         doctor,
         explain,
+        export,
         gc,
         lineage,
         plan,
@@ -39,8 +40,8 @@ def application() -> typer.Typer:
         rich_markup_mode="rich",
     )
     parts = (
-        run, plan, sweep, steps, sources, audit, answer, explain, registry, lineage, verify, gc,
-        servers, doctor,
+        run, plan, sweep, steps, sources, audit, answer, explain, export, registry, lineage, verify,
+        gc, servers, doctor,
     )  # fmt: skip
     for part in parts:
         part.register(app)

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from model.backbone import Backbone
 from model.batches import compose
 from model.checkpoint import load_model
+from model.features import ImageFeatures
 from model.guard import Answer, GuardedVlm, GuardPolicy, forced, load_hints
 from model.prompts import ask
 from model.psavlm import PsaVlm
@@ -18,7 +18,7 @@ from schemas.taxonomy import Taxonomy
 
 # An item's risk type and level, as its row states them.
 Label = tuple[str, int]
-Respond = Callable[[Sequence[Tensor | None], Sequence[str], Sequence[Label]], list[Answer]]
+Respond = Callable[[Sequence[ImageFeatures | None], Sequence[str], Sequence[Label]], list[Answer]]
 
 
 def open_arm(
@@ -51,7 +51,7 @@ def open_oracle(
     )
 
     def respond(
-        features: Sequence[Tensor | None], questions: Sequence[str], labels: Sequence[Label]
+        features: Sequence[ImageFeatures | None], questions: Sequence[str], labels: Sequence[Label]
     ) -> list[Answer]:
         told = [
             None if h is None else forced(*label, taxonomy=taxonomy)
@@ -94,11 +94,11 @@ def open_guarded(
 @torch.no_grad()
 def _bare(
     backbone: Backbone,
-    features: Sequence[Tensor | None],
+    features: Sequence[ImageFeatures | None],
     questions: Sequence[str],
     max_new_tokens: int,
 ) -> list[Answer]:
-    images = [None if h is None else backbone.project(h[None])[0] for h in features]
+    images = [None if h is None else backbone.project([h])[0] for h in features]
     batch = compose(backbone, [ask(question) for question in questions], images=images)
     texts = backbone.generate(
         batch.embeds, batch.mask, batch.positions, max_new_tokens=max_new_tokens

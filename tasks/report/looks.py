@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.store import Store
 from schemas.config import ReportConfig
+from schemas.errors import ConfigError
 from schemas.taxonomy import CLEAN
 from tasks.answer import load_guarded
 from tasks.encode import FeatureCache
@@ -30,7 +31,7 @@ def looks(config: ReportConfig, inputs: ReportInputs, items: Items, store: Store
     rows = chosen(list(items.values())[-1], config.images) if items else []
     if not (rows and inputs.trained and inputs.features and inputs.samples):
         return [], {}
-    from model.attention import as_seen, attention
+    from model.attention import attention, heat_maps
     from model.heads import CrossAttentionHead
 
     guarded, _ = load_guarded(inputs.trained)
@@ -39,13 +40,15 @@ def looks(config: ReportConfig, inputs: ReportInputs, items: Items, store: Store
     ids, questions = [r["image_id"] for r in rows], [r["question"] for r in rows]
     features = FeatureCache(inputs.features).batch(ids)
     found = attention(guarded.model, features, questions)
-    if found.side is None:
+    try:
+        maps = heat_maps(guarded.model, features, found)
+    except ConfigError:  # the projector's positions are no grid: nothing to be drawn
         return [], {}
     verdicts = guarded.judge(features, questions)
     images = find_images(inputs.samples, ids)
     pictures = [blurred(images[i]) if config.blur else images[i] for i in ids]
-    pixels = as_seen(guarded.model.backbone, pictures).permute(0, 2, 3, 1).numpy()
-    heats, tokens = found.grid().float().cpu().numpy(), found.tokens.tolist()
+    pixels = [guarded.model.backbone.as_seen(p).permute(1, 2, 0).numpy() for p in pictures]
+    heats, tokens = [heat.float().cpu().numpy() for heat in maps], found.tokens.tolist()
     told = [_told(*found) for found in zip(rows, verdicts, heats, tokens, strict=True)]
     files: dict[str, bytes] = {}
     for number, (seen, heat) in enumerate(zip(pixels, heats, strict=True)):

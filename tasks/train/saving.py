@@ -26,7 +26,7 @@ from model.checkpoint import (
 from model.lora import lora_parameters
 from model.policy import GuardPolicy, fit_policy
 from model.tensors import copy_tensors, read_tensors, write_tensors
-from tasks.base_model import FOLDER
+from tasks.base_model import FOLDER, known_as
 from tasks.train.data import calibration_items
 from tasks.train.job import CURVE
 from tasks.train.worker import Worker
@@ -110,6 +110,7 @@ def _publish(worker: Worker, folder: Path) -> None:
         policy = _calibrate(worker, store)
     else:
         policy = GuardPolicy()
+    name, revision = known_as(store, job.inputs.base)
     save_model(
         folder,
         worker.model,
@@ -117,7 +118,7 @@ def _publish(worker: Worker, folder: Path) -> None:
         method=job.config.method,
         taxonomy=job.taxonomy,
         hints=job.hints,
-        base=BaseReference(name=f"{job.inputs.base.step}/{job.inputs.base.fingerprint}"),
+        base=BaseReference(name=name, revision=revision),
         policy=policy,
     )
 

@@ -1,38 +1,35 @@
 """Encode: every labelled image through the frozen vision tower, once for all that share a root.
 
 An encode artifact names its images and their encoder (`index.parquet`); the features themselves lie
-in the root's feature library: shards of one array `features.npy` [N, P, V] (bfloat16 as uint16),
-readable by memory map at a fixed stride. New images of a later snapshot cost only themselves.
+in the root's feature library (shards.py). New images of a later snapshot cost only themselves.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.library import INDEX, Library, root_of, vanished
+from infra.library import INDEX, Library
 from infra.parts import read_parts
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import EncodeConfig
 from schemas.samples import ROWS
 from tasks.base_model import FOLDER, libraries
+from tasks.encode.shards import ENCODER, SHARD_VERSION, SHARDS, Shards
 from tasks.images import read_images
 from tasks.progress import progress
 
 if TYPE_CHECKING:
-    import numpy as np
+    import torch
 
     from model.backbone import Backbone
+    from model.features import ImagePatches
 
 VERSION = 2
-FEATURES = "features.npy"
-SHARDS, SHARD_VERSION = "features", 1
-IMAGES_PER_SHARD = 8_192
-ENCODER = b"psavlm.encoder"
 
 
 def encode(
@@ -93,35 +90,28 @@ def _encode(
     total: int,
 ) -> int:
     """Batch by batch into shards; a shard that is written is never encoded again. Bytes made."""
-    import numpy as np
     import torch
 
-    ids: list[str] = []
-    blocks: list[np.ndarray] = []
-    done = size = 0
+    shards = Shards(library, config.dtype)
+    done = 0
     with progress("encode", total) as tick, torch.no_grad():
         for names, pictures in _batches(images, config.batch):
-            # Always a full batch: an image's features must not depend on how many came along.
-            full = pictures + pictures[-1:] * (config.batch - len(pictures))
-            blocks.append(_as_stored(backbone.encode_images(full), config.dtype)[: len(names)])
-            ids += names
+            shards.add(names, _features(backbone, pictures, config.batch))
             done += len(names)
-            size += blocks[-1].nbytes
             tick(done, "images")
-            if len(ids) >= IMAGES_PER_SHARD:
-                _keep(library, ids, np.concatenate(blocks))
-                ids, blocks = [], []
-    if ids:
-        _keep(library, ids, np.concatenate(blocks))
-    return size
+    shards.flush()
+    return shards.bytes
 
 
-def _keep(library: Library, ids: list[str], rows: "np.ndarray") -> None:
-    import numpy as np
-
-    order = np.argsort(ids)
-    index = pa.table({"image_id": [ids[i] for i in order]})
-    library.add(index, lambda folder: np.save(folder / FEATURES, rows[order]))
+def _features(
+    backbone: "Backbone", pictures: list[Any], batch: int
+) -> "torch.Tensor | list[ImagePatches]":
+    """h_o of a batch that may not be full."""
+    if backbone.patches is None:
+        return list(backbone.encode_images(pictures))
+    # Always a full batch: an image's features must not depend on how many came along.
+    full = pictures + pictures[-1:] * (batch - len(pictures))
+    return backbone.encode_images(full)[: len(pictures)]
 
 
 def _image_ids(labelled: Path) -> list[str]:
@@ -145,47 +135,3 @@ def _batches(
             ids, decoded = [], []
     if ids:
         yield ids, decoded
-
-
-def _as_stored(features: Any, dtype: str) -> "np.ndarray":
-    import torch
-
-    kept = features.to(getattr(torch, dtype)).cpu()
-    return kept.view(torch.uint16).numpy() if dtype == "bfloat16" else kept.numpy()
-
-
-class FeatureCache:
-    """The features of an encode artifact by image id, memory-mapped.
-
-    Raises:
-        StorageError: features are in no shard of the artifact's root; it is then taken out of use,
-            so that the next run encodes them again.
-    """
-
-    def __init__(self, artifact: Artifact) -> None:
-        import numpy as np
-
-        root = root_of(artifact)
-        named = pq.read_table(root.local(artifact) / INDEX)
-        encoder = named.schema.metadata[ENCODER].decode()
-        self.library = Library(root, SHARDS, SHARD_VERSION, encoder=encoder)
-        ids = named["image_id"].to_pylist()
-        if missing := self.library.missing(ids):
-            raise vanished(artifact, what=f"the features of {len(missing)} images are gone")
-        self.arrays = {
-            number: np.load(self.library.folder(number) / FEATURES, mmap_mode="r")
-            for number in self.library.spread(ids)
-        }
-
-    def batch(self, image_ids: Sequence[str]) -> Any:
-        """A tensor [B, P, V] float32 of these images."""
-        import numpy as np
-        import torch
-
-        within = self.library.rows_within(image_ids)
-        some = next(iter(self.arrays.values()))
-        block = np.empty((len(image_ids), *some.shape[1:]), dtype=some.dtype)
-        for number, positions in self.library.spread(image_ids).items():
-            block[positions] = self.arrays[number][within[positions]]
-        found = torch.from_numpy(block)
-        return found.view(torch.bfloat16).float() if found.dtype == torch.uint16 else found

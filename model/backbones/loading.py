@@ -1,0 +1,45 @@
+"""A base from its files: the family by config.json, weights from safetensors, no code of theirs."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedConfig
+
+from model.backbone import Backbone
+from model.backbones.registry import family_of
+from model.memory import check_memory
+from model.pretrained import SETTINGS, check_settings
+from schemas.errors import StorageError
+
+
+def load(name: str, *, revision: str = "", dtype: torch.dtype = torch.float32) -> Backbone:
+    """A model folder, or a hub name when no such folder exists.
+
+    Raises:
+        ConfigError: a family without a class here, weights that must be converted first, or that
+            are larger than the memory that is free.
+        StorageError: nothing readable under that name.
+    """
+    source: dict[str, Any] = {
+        "revision": revision or "main",
+        "local_files_only": Path(name).is_dir(),
+        "trust_remote_code": False,
+    }
+    try:
+        settings, _ = PreTrainedConfig.get_config_dict(name, **source)
+        if not settings:
+            raise OSError(f"there is no {SETTINGS}")
+        check_settings(name, settings)
+        family = family_of(str(settings.get("model_type", "")))
+        if Path(name).is_dir():
+            check_memory(Path(name), dtype)
+        vlm = family.MODEL.from_pretrained(name, dtype=dtype, use_safetensors=True, **source)
+        tokenizer = AutoTokenizer.from_pretrained(name, **source)
+        images = family.IMAGES.from_pretrained(name, **source)
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"no base model readable at {name!r}: {error}. Give a folder with config.json, "
+            "*.safetensors, tokenizer and image processor, or a hub name (and go online)"
+        ) from error
+    return family(vlm, tokenizer, images)

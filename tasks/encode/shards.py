@@ -1,0 +1,141 @@
+"""The feature library: h_o of every image by id, in shards that never change.
+
+A shard is one array `features.npy` [N, P, V] (bfloat16 as uint16), readable by memory map at a
+fixed stride. Where an image's patches depend on its size they lie one behind the other,
+[sum of P, V], and the index tells each image's first row, its rows, and its height and width.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.library import INDEX, Library, root_of, vanished
+from schemas.artifact import Artifact
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from model.features import ImagePatches
+
+FEATURES = "features.npy"
+FIRST = "first_row"
+SHARDS, SHARD_VERSION = "features", 1
+IMAGES_PER_SHARD = 8_192
+BYTES_PER_SHARD = 2 << 30  # a shard is built in memory
+ENCODER = b"psavlm.encoder"
+
+
+class Shards:
+    """Encoded images on their way into shards; what is in a shard is never encoded again."""
+
+    def __init__(self, library: Library, dtype: str) -> None:
+        self.library = library
+        self.dtype = dtype
+        self.bytes = 0
+        self._held = 0
+        self._ids: list[str] = []
+        self._rows: list[np.ndarray] = []
+        self._sizes: list[tuple[int, int]] = []
+
+    def add(self, ids: Sequence[str], features: "torch.Tensor | list[ImagePatches]") -> None:
+        """Takes in a batch; writes a shard when it is full."""
+        import torch
+
+        self._ids += ids
+        if isinstance(features, torch.Tensor):
+            rows = list(_as_stored(features, self.dtype))
+        else:
+            rows = [_as_stored(image.rows, self.dtype) for image in features]
+            self._sizes += [image.size for image in features]
+        self._rows += rows
+        size = sum(row.nbytes for row in rows)
+        self.bytes += size
+        self._held += size
+        if len(self._ids) >= IMAGES_PER_SHARD or self._held >= BYTES_PER_SHARD:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what there is as a shard, ordered by id."""
+        import numpy as np
+
+        if not self._ids:
+            return
+        order = np.argsort(self._ids)
+        rows = [self._rows[i] for i in order]
+        index: dict[str, Any] = {"image_id": [self._ids[i] for i in order]}
+        block = np.concatenate(rows) if self._sizes else np.stack(rows)
+        if self._sizes:
+            counts = [len(row) for row in rows]
+            index[FIRST], index["rows"] = [0, *np.cumsum(counts)[:-1].tolist()], counts
+            index["height"], index["width"] = zip(*(self._sizes[i] for i in order), strict=True)
+        self.library.add(pa.table(index), lambda folder: np.save(folder / FEATURES, block))
+        self._ids, self._rows, self._sizes, self._held = [], [], [], 0
+
+
+def _as_stored(features: Any, dtype: str) -> "np.ndarray":
+    import torch
+
+    kept = features.to(getattr(torch, dtype)).cpu()
+    return kept.view(torch.uint16).numpy() if dtype == "bfloat16" else kept.numpy()
+
+
+class FeatureCache:
+    """The features of an encode artifact by image id, memory-mapped.
+
+    Raises:
+        StorageError: features are in no shard of the artifact's root; it is then taken out of use,
+            so that the next run encodes them again.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        import numpy as np
+
+        root = root_of(artifact)
+        named = pq.read_table(root.local(artifact) / INDEX)
+        encoder = named.schema.metadata[ENCODER].decode()
+        self.library = Library(root, SHARDS, SHARD_VERSION, encoder=encoder)
+        ids = named["image_id"].to_pylist()
+        if missing := self.library.missing(ids):
+            raise vanished(artifact, what=f"the features of {len(missing)} images are gone")
+        self.arrays = {
+            number: np.load(self.library.folder(number) / FEATURES, mmap_mode="r")
+            for number in self.library.spread(ids)
+        }
+
+    def batch(self, image_ids: Sequence[str]) -> "torch.Tensor | list[ImagePatches]":
+        """h_o of these images, float32: [B, P, V], or one [P, V] each where P differs by image."""
+        import numpy as np
+
+        if FIRST in self.library.index.column_names:
+            return self._one_by_one(image_ids)
+        within = self.library.rows_within(image_ids)
+        some = next(iter(self.arrays.values()))
+        block = np.empty((len(image_ids), *some.shape[1:]), dtype=some.dtype)
+        for number, positions in self.library.spread(image_ids).items():
+            block[positions] = self.arrays[number][within[positions]]
+        return _as_float(block)
+
+    def _one_by_one(self, image_ids: Sequence[str]) -> "list[ImagePatches]":
+        from model.features import ImagePatches
+
+        facts = self.library.index.take(self.library.places(image_ids))
+        spread = self.library.spread(image_ids)
+        shard = {place: number for number, places in spread.items() for place in places.tolist()}
+        return [
+            ImagePatches(
+                _as_float(self.arrays[shard[place]][first : first + rows].copy()), (high, wide)
+            )
+            for place, (_, first, rows, high, wide) in enumerate(
+                zip(*(column.to_pylist() for column in facts.columns), strict=True)
+            )
+        ]
+
+
+def _as_float(stored: "np.ndarray") -> "torch.Tensor":
+    import torch
+
+    found = torch.from_numpy(stored)
+    return found.view(torch.bfloat16).float() if found.dtype == torch.uint16 else found
