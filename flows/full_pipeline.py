@@ -58,6 +58,7 @@ def full_pipeline(  # noqa: PLR0913 - a run's parameters are top-level scalars
         cluster: address of a Ray cluster; empty is that of `make up`, or one of the run's own.
         until: the last step to run; empty means all.
         promote: let the gate decide on the model; otherwise it is registered as a candidate only.
+            A method that trains nothing has no model, and neither is done.
     """
     asked = {
         "preset": preset,
@@ -77,7 +78,7 @@ def full_pipeline(  # noqa: PLR0913 - a run's parameters are top-level scalars
     steps = pipeline(config, store=store, do=do, cluster=cluster)
     artifacts = up_to(steps, checked_until(until, config))
     decision = None
-    if until in (None, "promote"):
+    if until in (None, "promote") and config.stages:
         inputs = evidence(config, artifacts)
         if promote:
             decision = do("promote", decide, gate, inputs, store=store)

@@ -5,7 +5,8 @@ from typing import Any
 
 from infra.store import Store
 from schemas.artifact import Artifact
-from schemas.config import PipelineConfig
+from schemas.config import MethodConfig, PipelineConfig, Stage
+from schemas.errors import ConfigError
 from tasks.balance import balance
 from tasks.base_model import base_model
 from tasks.encode import encode
@@ -30,6 +31,8 @@ def pipeline(
 ) -> Iterator[tuple[str, Artifact]]:
     """Run step after step, as far as it is asked for; yields (step, artifact).
 
+    A step that the config's method does not have is left out.
+
     Args:
         config: the run's config.
         store: where artifacts live.
@@ -51,32 +54,64 @@ def pipeline(
     yield "base", base
     features = do("encode", encode, config.encode, labelled, samples, base, store=store)
     yield "encode", features
-    run: dict[str, Any] = {"store": store, "cluster": cluster}
     inputs = Inputs(base=base, balanced=concepts, features=features, labelled=labelled)
-    stage1 = do("stage1", train, config.stage1, inputs, **run)
-    yield "stage1", stage1
-    inputs = Inputs(base=base, balanced=aligned, features=features, labelled=labelled, start=stage1)
-    stage2 = do("stage2", train, config.stage2, inputs, **run)
-    yield "stage2", stage2
-    arms = {}
-    for arm, model in (("base", None), ("stage1", stage1), ("stage2", stage2)):
-        arms[arm] = do(
+    arms: dict[str, Artifact | MethodConfig | None] = {"base": None}
+    for name, stage in trained(config, inputs, aligned, do=do, store=store, cluster=cluster):
+        arms[name] = stage
+        yield name, stage
+    if config.method.concepts == "labels":
+        arms["oracle"] = config.method
+    answered = {}
+    for arm, model in arms.items():
+        answered[arm] = do(
             f"evaluate {arm}", evaluate, config.evaluate, arm, base, labelled, features,
             store=store, model=model,
         )  # fmt: skip
-        yield f"evaluate/{arm}", arms[arm]
+        yield f"evaluate/{arm}", answered[arm]
+    stages = {name: model for name, model in arms.items() if isinstance(model, Artifact)}
     told = ReportInputs(
         samples=samples, labelled=labelled, concepts=concepts, aligned=aligned, base=base,
-        features=features, stage1=stage1, stage2=stage2, evaluations=arms,
+        features=features, evaluations=answered, **stages,
     )  # fmt: skip
     yield "report", do("report", report, config.report, told, store=store)
 
 
+def trained(
+    config: PipelineConfig, inputs: Inputs, aligned: Artifact, *, do: Do, store: Store, cluster: str
+) -> Iterator[tuple[str, Artifact]]:
+    """The stages that the method has: the second goes on from the first, if there is one.
+
+    Args:
+        config: the run's config.
+        inputs: of stage 1.
+        aligned: the training order of stage 2.
+        do: calls a step.
+        store: where artifacts live.
+        cluster: address of a Ray cluster.
+    """
+    first = None
+    if Stage.CONCEPTS in config.stages:
+        first = do("stage1", train, config.stage1, inputs, store=store, cluster=cluster)
+        yield "stage1", first
+    if Stage.ALIGNMENT in config.stages:
+        inputs = Inputs.model_validate({**dict(inputs), "balanced": aligned, "start": first})
+        yield "stage2", do("stage2", train, config.stage2, inputs, store=store, cluster=cluster)
+
+
 def evidence(config: PipelineConfig, artifacts: Mapping[str, Artifact]) -> PromoteInputs:
-    """What the gate looks at: the last stage of a finished line, its evaluation and the base's."""
+    """What the gate looks at: the last stage of a finished line, its evaluation and the base's.
+
+    Raises:
+        ConfigError: the method trains nothing.
+    """
+    if not config.stages:
+        raise ConfigError(
+            "this method trains nothing, so there is no model for the gate: choose a method that "
+            "does, such as psa-vlm, or leave promotion out"
+        )
     return PromoteInputs(
-        model=artifacts["stage2"],
-        evaluation=artifacts["evaluate/stage2"],
+        model=artifacts[config.last_arm],
+        evaluation=artifacts[f"evaluate/{config.last_arm}"],
         base=artifacts["base"],
         base_evaluation=artifacts["evaluate/base"],
         samples=artifacts["ingest"],

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from flows.line import STEPS
 from infra.fetch import fetched
-from schemas.config import PipelineConfig, SourceConfig
+from schemas.config import PipelineConfig, SourceConfig, Stage
 from schemas.errors import ConfigError
 from schemas.presets import Parameters, resolve
 from schemas.sweep import MOST_RATIO
@@ -60,8 +60,14 @@ def checked_until(until: str | None, config: PipelineConfig) -> str | None:
             "there is no step 'world' in this run: none of its sources lies in the tiny world "
             "(world:...); begin with 'ingest', or leave out your own sources"
         )
+    stages = [stage.value for stage in config.stages]
+    if until in [*Stage] and until not in stages or until == "promote" and not stages:
+        raise ConfigError(
+            f"there is no step {until!r} in this run: its method trains "
+            f"{' and '.join(stages) or 'nothing'}; choose another method, or another step"
+        )
     # The arms are evaluated one after another: the last one ends the step.
-    return "evaluate/stage2" if until == "evaluate" else until
+    return f"evaluate/{config.last_arm}" if until == "evaluate" else until
 
 
 def check_inputs(config: PipelineConfig) -> None:

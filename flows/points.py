@@ -21,14 +21,14 @@ from flows.told import told
 from infra import ray_cluster
 from infra.store import Store
 from schemas.artifact import Artifact
-from schemas.config import PipelineConfig
+from schemas.config import PipelineConfig, Stage
 from schemas.errors import TrainingError
 from schemas.sweep import PointsConfig, StageResult, SweepPoint
 from tasks.evaluate.points import evaluate_points
 
 # Steps of flows/line.py that no point has to itself; and stage -> the step that orders its items.
 SHARED = ("world", "ingest", "validate", "base", "encode")
-ORDERS = {"stage1": "balance", "stage2": "balance for stage 2"}
+ORDERS = {Stage.CONCEPTS: "balance", Stage.ALIGNMENT: "balance for stage 2"}
 
 
 @dataclass(frozen=True)
@@ -89,19 +89,18 @@ class Runner:
             made[name] = tell(f"{point.name} {name}", step, *args, **kwargs)
             return made[name]
 
-        up_to(pipeline(point.config, store=self.store, do=do, cluster=self.cluster), "stage2")
+        last = point.config.last_arm
+        up_to(pipeline(point.config, store=self.store, do=do, cluster=self.cluster), last)
         config = PointsConfig(
             evaluate=point.config.evaluate, false_positive_rate=self.false_positive_rate
         )
         seen = (made["base"], made["validate"], made["encode"])
-        for stage in ORDERS:
-            do(f"evaluate {stage}", evaluate_points, config, *seen, made[stage], store=self.store)
-        stages = {
-            stage: StageResult(
-                balanced=made[order], model=made[stage], evaluated=made[f"evaluate {stage}"]
-            )
-            for stage, order in ORDERS.items()
-        }
+        stages = {}
+        for stage in point.config.stages:
+            name, model = f"evaluate {stage.value}", made[stage.value]
+            judged = do(name, evaluate_points, config, *seen, model, store=self.store)
+            order = made[ORDERS[stage]]
+            stages[stage.value] = StageResult(balanced=order, model=model, evaluated=judged)
         reused = all(artifact.reused for artifact in made.values())
         return SweepPoint(ratio=point.ratio, seed=point.seed, stages=stages, reused=reused)
 

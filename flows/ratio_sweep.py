@@ -23,7 +23,7 @@ from infra import ray_cluster
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import Count, Fraction, PipelineConfig
-from schemas.errors import TrainingError
+from schemas.errors import ConfigError, TrainingError
 from schemas.gate import load_gate
 from schemas.sweep import Ratios, Seeds, SweepParameters, SweepPoint
 from tasks import promote as registry
@@ -79,6 +79,8 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
     asked: dict[str, Any] = {"preset": preset, "sources": sources, "base": base, "method": method}
     asked |= {"stage2_clean_per_unsafe": stage2_clean_per_unsafe}
     config = configured(asked)
+    if not config.stages:
+        raise ConfigError("this method trains nothing, so no ratio matters to it: choose another")
     gate = load_gate(config.gate)
     store = Store(root)
     store.check()

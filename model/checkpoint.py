@@ -2,8 +2,9 @@
 
 A published model folder holds `model.json` (what it is and what base it belongs to),
 `safety.safetensors`, and after stage 2 peft's `adapter_config.json` and
-`adapter_model.safetensors`. A training state (`state.json`, `state.safetensors`) is for exact
-resume of one part of a stage.
+`adapter_model.safetensors`, or for stage 2 `full` the changed weights of language model and
+projector in `language.safetensors`, named as in the base. A training state
+(`state.json`, `state.safetensors`) is for exact resume of one part of a stage.
 """
 
 import json
@@ -18,6 +19,7 @@ from model.backbone import Backbone
 from model.lora import load_lora, lora_parameters, save_lora
 from model.policy import GuardPolicy
 from model.psavlm import PsaVlm
+from model.stages import trained_by
 from model.tensors import copy_tensors, read_tensors, write_tensors
 from schemas.config import MethodConfig, Stage
 from schemas.errors import ConfigError, StorageError
@@ -25,7 +27,7 @@ from schemas.frozen import Frozen
 from schemas.hints import Hints
 from schemas.taxonomy import Taxonomy
 
-CARD, SAFETY = "model.json", "safety.safetensors"
+CARD, SAFETY, LANGUAGE = "model.json", "safety.safetensors", "language.safetensors"
 STATE, STATE_TENSORS = "state.json", "state.safetensors"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 Record = TypeVar("Record", bound=Frozen)
@@ -50,6 +52,7 @@ class ModelCard(Frozen):
     vision_dim: int
     llm_dim: int
     adapter: bool
+    full: bool = False
     policy: GuardPolicy = GuardPolicy()
 
 
@@ -74,7 +77,7 @@ def save_model(  # noqa: PLR0913 - the fields of the card
     base: BaseReference,
     policy: GuardPolicy | None = None,
 ) -> ModelCard:
-    """Writes the safety modules, the adapter if there is one, and `model.json` last."""
+    """Writes the safety modules, what stage 2 has trained if there is any, `model.json` last."""
     card = ModelCard(
         stage=stage,
         method=method,
@@ -84,14 +87,23 @@ def save_model(  # noqa: PLR0913 - the fields of the card
         vision_dim=model.backbone.vision_dim,
         llm_dim=model.backbone.llm_dim,
         adapter=bool(lora_parameters(model.backbone)),
+        full=stage is Stage.ALIGNMENT and method.stage2 == "full",
         policy=policy or GuardPolicy(),
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / SAFETY, model.safety.state_dict())
     if card.adapter:
         save_lora(folder, model.backbone)
+    if card.full:
+        write_tensors(folder / LANGUAGE, language_weights(model))
     (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n")
     return card
+
+
+def language_weights(model: PsaVlm) -> dict[str, Tensor]:
+    """What stage 2 `full` trains, by name within the backbone."""
+    trained = trained_by(model, Stage.ALIGNMENT, "full")
+    return {name.removeprefix("backbone."): p.detach() for name, p in trained.items()}
 
 
 def load_card(folder: Path) -> ModelCard:
@@ -104,7 +116,7 @@ def load_card(folder: Path) -> ModelCard:
 
 
 def load_model(folder: Path, backbone: Backbone) -> tuple[PsaVlm, ModelCard]:
-    """Safety modules, and the adapter put into `backbone`, ready to answer.
+    """Safety modules, and what stage 2 trained put into `backbone`, ready to answer.
 
     Raises:
         ConfigError: the backbone has other widths, or carries an adapter already.
@@ -125,6 +137,9 @@ def load_model(folder: Path, backbone: Backbone) -> tuple[PsaVlm, ModelCard]:
     copy_tensors(read_tensors(folder / SAFETY), model.safety.state_dict(), where=folder / SAFETY)
     if card.adapter:
         load_lora(folder, backbone, card.method)
+    if card.full:
+        where = folder / LANGUAGE
+        copy_tensors(read_tensors(where), language_weights(model), where=where)
     return model.eval(), card
 
 

@@ -10,6 +10,7 @@ norms the attention starts flat. The paper's release reads one text position, ou
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +129,8 @@ class SafetyModules(nn.Module):
             counts = [features.shape[1]] * len(features) if real is None else real.sum(1).tolist()
             rows = [row[:count] for row, count in zip(features, counts, strict=True)]
             h_s, real_keys = project_rows(self.projector, rows, views)
-        h_s, s_head = h_s.to(self.head.norm.weight), self.tokens.s_head
+        norm: Any = self.head.norm
+        h_s, s_head = h_s.to(norm.weight), self.tokens.s_head
         if s_head is None:
             return h_s, real_keys
         if real_keys is not None:

@@ -21,6 +21,14 @@ class Stage(StrEnum):
     ALIGNMENT = "stage2"
 
 
+# What a stage may train, in this order (model/stages.py says which parameters each part has). Stage
+# 2 has one of its parts.
+PARTS: dict[Stage, tuple[str, ...]] = {
+    Stage.CONCEPTS: ("concept", "tokens"),
+    Stage.ALIGNMENT: ("lora", "full"),
+}
+
+
 class WorldConfig(Frozen):
     """The tiny world (tasks/tiny_world): how many images of each kind, and how hard to see.
 
@@ -176,12 +184,11 @@ class MethodConfig(Frozen):
                 raise ValueError(told)
         return self
 
-    @property
-    def trains(self) -> tuple[str, ...]:
-        """Names of the stages' parts (model/stages.py) that this method has."""
-        concept = ("concept",) if self.head != "none" and self.concepts == "head" else ()
-        tokens = ("tokens",) if self.llm_tokens != "none" else ()
-        return (*concept, *tokens, *(() if self.stage2 == "none" else (self.stage2,)))
+    def has_part(self, name: str) -> bool:
+        """Whether a part of a stage (PARTS) is trained by this method."""
+        if name == "concept":
+            return self.head != "none"
+        return self.llm_tokens != "none" if name == "tokens" else self.stage2 == name
 
     @property
     def shows_hints(self) -> bool:
@@ -274,9 +281,13 @@ class TrainConfig(Frozen):
 
 
 class EvaluateConfig(Frozen):
-    """Held-out items -> answers, rates and intervals for one arm."""
+    """Held-out items -> answers, rates and intervals for one arm.
+
+    `policy`: which types pass, and what follows from a level (schemas/policies).
+    """
 
     taxonomy: str = "taxonomy"
+    policy: str = "default"
     batch: Count = 64
     max_new_tokens: Count = 128
     refusal_markers: tuple[str, ...] = REFUSAL_MARKERS
@@ -331,3 +342,19 @@ class PipelineConfig(Frozen):
     report: ReportConfig = ReportConfig()
     audit: AuditConfig = AuditConfig()
     gate: str = "default"
+
+    @property
+    def method(self) -> MethodConfig:
+        """The method of the run."""
+        return self.stage1.method
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that have something to train, in order."""
+        return tuple(config.stage for config in (self.stage1, self.stage2) if config.parts)
+
+    @property
+    def last_arm(self) -> str:
+        """The arm that the run ends with: its last stage, the oracle, or the base by itself."""
+        untrained = "oracle" if self.method.concepts == "labels" else "base"
+        return self.stages[-1].value if self.stages else untrained

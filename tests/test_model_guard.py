@@ -265,8 +265,8 @@ def test_the_intervention_can_be_switched_off_and_hints_change_the_prompt(model)
     assert [answer.text for answer in off] == [answer.text for answer in passed]
     hinted = guard.answer_features(features, QUESTIONS[:4], max_new_tokens=8)
     assert [answer.text for answer in hinted] != [answer.text for answer in off]
-    with pytest.raises(ConfigError, match="unknown intervention 'tokens'.*hint"):
-        guard.answer_features(features, QUESTIONS[:4], intervention="tokens")
+    with pytest.raises(ConfigError, match="unknown intervention 'shout'.*hint"):
+        guard.answer_features(features, QUESTIONS[:4], intervention="shout")
 
 
 def test_a_given_concept_takes_the_place_of_the_seen_one(model):

@@ -33,6 +33,7 @@ from schemas.decision import Decision, Version
 from schemas.errors import PsavlmError
 from schemas.formats import Format
 from schemas.plan import Plan
+from schemas.policies import OperatorPolicy
 from schemas.presets import Parameters, resolve
 from schemas.ratios import EpochRatio, Ratios, Share
 from schemas.recipe import (
@@ -76,7 +77,16 @@ OPTIONS = {
     "doctor": {"--root", "--json"},
     "sources": {"--json"},
     "audit": STEP_OPTIONS | {"--model", "--artifact", "--split", "--margin", "--images", "--blur"},
-    "answer": {"question", "--model", "--artifact", "--image", "--max-new-tokens", "--json"},
+    "answer": {
+        "question",
+        "--model",
+        "--artifact",
+        "--image",
+        "--policy",
+        "--force",
+        "--max-new-tokens",
+        "--json",
+    },
     "show": {"artifact", "--root", "--json"},
     "verify": {"artifacts", "--root", "--json"},
     "gc": {"--root", "--delete", "--shards", "--older-than", "--json"},
@@ -200,13 +210,19 @@ RECORDS = {
     SourceAudit: ["source", "rows", "disputed", "level_disputed", "kinds"],
 }  # fmt: skip
 METHOD_CHOICES = {
-    "projector": ("mlp",),
+    "projector": ("c_abstractor", "mlp", "none"),
+    "head": ("cross_attention", "pooled_mlp", "none"),
     "query": ("text", "first_token", "image_only"),
-    "llm_tokens": ("static", "none"),
-    "intervention": ("hint", "off"),
+    "llm_tokens": ("static", "concept", "none"),
+    "intervention": ("hint", "tokens", "both", "off"),
+    "concepts": ("head", "labels"),
+    "threshold": ("rate", "bound"),
+    "stage2": ("lora", "full", "none"),
+    "stage2_rows": ("all", "clean"),
 }
 METHOD_NUMBERS = {
-    "hints", "tokens", "attention_heads", "lora_rank", "lora_alpha", "lora_dropout",
+    "projector_depth", "projector_width", "projector_grid", "head_width", "hints", "tokens",
+    "attention_heads", "lora_rank", "lora_alpha", "lora_dropout",
 }  # fmt: skip
 
 
@@ -266,7 +282,12 @@ def test_formats_presets_mappings_and_hints():
     ]  # fmt: skip
     assert shipped("hints") == ["default"]
     assert shipped("licences") == ["default"]
-    assert shipped("methods") == ["mlp", "mlp-first-token", "mlp-image-only", "mlp-no-hint"]
+    assert shipped("methods") == [
+        "base", "guard-mlp", "hint-only", "mlp", "mlp-first-token", "mlp-image-only",
+        "mlp-no-hint", "psa-vlm", "psavlm-plus", "safevlm", "safevlm-lora", "sft", "sft-clean",
+    ]  # fmt: skip
+    assert shipped("policies") == ["default"]
+    assert list(OperatorPolicy.model_fields) == ["version", "name", "disabled", "actions"]
 
 
 def test_the_classes_of_the_taxonomy_in_the_order_of_the_logits():

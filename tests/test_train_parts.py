@@ -43,7 +43,8 @@ from tasks.progress import progress
 from tasks.train import Inputs
 from tasks.train.data import Item, TrainingData, calibration_items, to_items
 from tasks.train.job import Job
-from tasks.train.loop import LOSSES, _backward, _hint, _hinted
+from tasks.train.loop import LOSSES, _backward
+from tasks.train.showing import hint_of, hinted
 from tasks.train.watch import Reporter, watching
 from tasks.train.worker import Worker
 from tests.shelf import keep_features, keep_images
@@ -302,7 +303,8 @@ def test_a_hinted_prompt_has_the_hint_of_its_true_label_before_the_question(work
     risky, clean = to_items([CONTENT[0], CONTENT[4]], TAXONOMY)
     text = HINTS.text_for("politics", 1, taxonomy=TAXONOMY)
     assert "politics" in text
-    assert (_hint(worker, risky), _hint(worker, clean)) == (text, "")
+    found = [hint_of(worker, item.risk_type, item.risk_level) for item in (risky, clean)]
+    assert found == [text, ""]
     question, answer = (message.text for message in risky.messages)
     features = worker.data.images([risky])
     for share, hint in ((1.0, text), (0.0, "")):
@@ -320,7 +322,7 @@ def test_which_prompts_are_hinted_is_drawn_anew_for_every_step_and_by_hash_alone
     item, other = to_items([CONTENT[0], CONTENT[3]], TAXONOMY)
 
     def drawn(item: Item, share: float) -> list[bool]:
-        return [_hinted(worker, item, step, share) for step in range(800)]
+        return [hinted(worker, item, step, share) for step in range(800)]
 
     quarter = drawn(item, 0.25)
     assert 150 < sum(quarter) < 250

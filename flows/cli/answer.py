@@ -16,11 +16,17 @@ def register(app: typer.Typer) -> None:
     app.command("answer", epilog=f"Example: {example}")(answer)
 
 
-def answer(
+def answer(  # noqa: PLR0913 - the options are the command's own
     question: Annotated[str, typer.Argument(help="What to ask.")],
     image: Annotated[Path, typer.Option(help="An image file.")],
     model: Model = "",
     artifact: Address = "",
+    policy: Annotated[
+        str, typer.Option(help="An operator's policy: a shipped name or a .toml file.")
+    ] = "",
+    force: Annotated[
+        str, typer.Option(help="A concept in place of what the guard sees: type:level, or clean.")
+    ] = "",
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 64,
     json: Json = False,
 ) -> None:
@@ -28,7 +34,9 @@ def answer(
     from tasks.answer import answer_one
 
     address = model_address(model, artifact)
-    result = answer_one(address, image, question, max_new_tokens=max_new_tokens)
+    result = answer_one(
+        address, image, question, policy=policy, force=force, max_new_tokens=max_new_tokens
+    )
     if json:
         typer.echo(jsonlib.dumps(result))
         return

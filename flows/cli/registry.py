@@ -96,7 +96,7 @@ def _promote(choice: Choice, *, cluster: str, dry_run: bool, again: bool) -> "De
     from schemas.gate import load_gate
     from tasks.promote import promote as decide
 
-    with started(choice, None) as (config, store):
+    with started(choice, "promote") as (config, store):
         gate = load_gate(config.gate)
         steps = pipeline(config, store=store, do=told(plainly), cluster=cluster)
         try:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -50,7 +51,7 @@ def summary(outcome: Outcome, reports: list[ArmReport], store: Store) -> None:
         "model": artifacts.get("stage2") or artifacts.get("stage1"),
         "data docs": artifacts.get("validate"),
         "report": artifacts.get("report"),
-        "answers": artifacts.get("evaluate/stage2"),
+        "answers": _last_answers(artifacts),
     }
     for name, artifact in places.items():
         if artifact is not None:
@@ -59,6 +60,13 @@ def summary(outcome: Outcome, reports: list[ArmReport], store: Store) -> None:
         console.print(f"{'artifact':<10} {model.uri}", soft_wrap=True)
     if outcome.decision is not None:
         console.print(f"{'gate':<10} {in_words(outcome.decision)}", soft_wrap=True)
+
+
+def _last_answers(artifacts: Mapping[str, Artifact]) -> Artifact | None:
+    """What the last evaluated arm answered, if all of the run's have been."""
+    if "report" not in artifacts and "evaluate/stage2" not in artifacts:
+        return None
+    return [made for name, made in artifacts.items() if name.startswith("evaluate/")][-1]
 
 
 def place(store: Store, artifact: Artifact, inside: str) -> str:

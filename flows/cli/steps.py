@@ -29,8 +29,8 @@ HELP = {
     "base": "Train or fetch the base model.",
     "encode": "Encode every image once with the frozen vision tower.",
     "stage1": "Train the safety modules on the frozen model.",
-    "stage2": "Fine-tune the language model with LoRA.",
-    "evaluate": "Evaluate base, stage 1 and stage 2 on the held-out items.",
+    "stage2": "Fine-tune the language model: with LoRA, or all of it.",
+    "evaluate": "Evaluate the base and every trained stage on the held-out items.",
     "report": "Write the report: one HTML page, its Markdown, plots and numbers.",
 }
 

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, PreTrainedConfig
 
 from model.backbone import Backbone
 from model.backbones.registry import family_of
+from model.memory import check_memory
 from model.pretrained import SETTINGS, check_settings
 from schemas.errors import StorageError
 
@@ -16,7 +17,8 @@ def load(name: str, *, revision: str = "", dtype: torch.dtype = torch.float32) -
     """A model folder, or a hub name when no such folder exists.
 
     Raises:
-        ConfigError: a family without a class here, or weights that must be converted first.
+        ConfigError: a family without a class here, weights that must be converted first, or that
+            are larger than the memory that is free.
         StorageError: nothing readable under that name.
     """
     source: dict[str, Any] = {
@@ -30,6 +32,8 @@ def load(name: str, *, revision: str = "", dtype: torch.dtype = torch.float32) -
             raise OSError(f"there is no {SETTINGS}")
         check_settings(name, settings)
         family = family_of(str(settings.get("model_type", "")))
+        if Path(name).is_dir():
+            check_memory(Path(name), dtype)
         vlm = family.MODEL.from_pretrained(name, dtype=dtype, use_safetensors=True, **source)
         tokenizer = AutoTokenizer.from_pretrained(name, **source)
         images = family.IMAGES.from_pretrained(name, **source)

@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from schemas.config import PipelineConfig, Ratio, SourceConfig, Stage
+from schemas.config import PARTS, PipelineConfig, Ratio, SourceConfig, Stage, TrainConfig
 from schemas.errors import ConfigError
-from schemas.explain import explain
+from schemas.explain import did_you_mean, explain
 from schemas.frozen import Frozen
 from schemas.taxonomy import read_toml
 
@@ -64,7 +64,36 @@ def resolve(parameters: Parameters) -> PipelineConfig:
     except ValidationError as error:
         told = explain(_once(error.errors()), PipelineConfig, also=ALSO)
         raise ConfigError(f"preset {parameters.preset!r}: {told}") from error
-    return _for_sources(config)
+    return _for_sources(_for_method(config))
+
+
+def _for_method(config: PipelineConfig) -> PipelineConfig:
+    """The config with those of the preset's parts that the method has.
+
+    Raises:
+        ConfigError: a part that no stage has, or none that the method's stage could take.
+    """
+    tree = config.model_dump()
+    for stage in (config.stage1, config.stage2):
+        tree[stage.stage.value]["parts"] = _own_parts(stage)
+    return PipelineConfig.model_validate(tree)
+
+
+def _own_parts(config: TrainConfig) -> dict[str, Any]:
+    known, place = PARTS[config.stage], config.stage.value
+    if strange := sorted(config.parts.keys() - set(known)):
+        raise ConfigError(
+            f"unknown part {strange[0]!r} of {place}; "
+            f"{did_you_mean(strange[0], known)}parts: {', '.join(known)}"
+        )
+    wanted = [name for name in known if config.method.has_part(name)]
+    own = {name: part.model_dump() for name, part in config.parts.items() if name in wanted}
+    if wanted and config.parts and not own:
+        raise ConfigError(
+            f"this method trains {' and '.join(map(repr, wanted))} in {place}, and the preset says "
+            f"only how to train {', '.join(config.parts)}: add [{place}.parts.{wanted[0]}] to it"
+        )
+    return own
 
 
 def _for_sources(config: PipelineConfig) -> PipelineConfig:

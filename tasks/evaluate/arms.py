@@ -1,4 +1,4 @@
-"""How an arm answers: the bare base model, or a trained model with its guard."""
+"""How an arm answers: the bare base, a trained model with its guard, or the base with an oracle."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,21 +9,64 @@ from model.backbone import Backbone
 from model.batches import compose
 from model.checkpoint import load_model
 from model.features import ImageFeatures
-from model.guard import Answer, GuardedVlm
+from model.guard import Answer, GuardedVlm, GuardPolicy, forced, load_hints
 from model.prompts import ask
+from model.psavlm import PsaVlm
+from schemas.config import MethodConfig
+from schemas.policies import OperatorPolicy
+from schemas.taxonomy import Taxonomy
 
-Respond = Callable[[Sequence[ImageFeatures | None], Sequence[str]], list[Answer]]
+# An item's risk type and level, as its row states them.
+Label = tuple[str, int]
+Respond = Callable[[Sequence[ImageFeatures | None], Sequence[str], Sequence[Label]], list[Answer]]
 
 
-def open_arm(base: Path, model: Path | None, *, max_new_tokens: int) -> Respond:
-    """A function from features h_o [P, V] and questions to answers."""
+def open_arm(
+    base: Path, model: Path | None, *, policy: OperatorPolicy, max_new_tokens: int
+) -> Respond:
+    """A function from features h_o [P, V], questions and labels (not used) to answers."""
     backbone = open_backbone(base)
     if model is None:
-        return lambda features, questions: _bare(backbone, features, questions, max_new_tokens)
-    guarded, intervention = open_guarded(model, backbone)
-    return lambda features, questions: guarded.answer_features(
+        return lambda features, questions, _: _bare(backbone, features, questions, max_new_tokens)
+    guarded, intervention = open_guarded(model, backbone, policy=policy)
+    return lambda features, questions, _: guarded.answer_features(
         features, questions, intervention=intervention, max_new_tokens=max_new_tokens
     )
+
+
+def open_oracle(
+    base: Path, method: MethodConfig, *, taxonomy: Taxonomy, max_new_tokens: int
+) -> Respond:
+    """The untrained base, given the hint of each item's own label: what prompting can reach.
+
+    Its answers carry no verdict: nothing was seen.
+    """
+    backbone = open_backbone(base)
+    types, levels = len(taxonomy.types), len(taxonomy.levels)
+    guarded = GuardedVlm(
+        PsaVlm.new(backbone, method, types=types, levels=levels),
+        taxonomy=taxonomy,
+        hints=load_hints(method.hints, taxonomy=taxonomy),
+        policy=GuardPolicy(),
+    )
+
+    def respond(
+        features: Sequence[ImageFeatures | None], questions: Sequence[str], labels: Sequence[Label]
+    ) -> list[Answer]:
+        told = [
+            None if h is None else forced(*label, taxonomy=taxonomy)
+            for h, label in zip(features, labels, strict=True)
+        ]
+        answers = guarded.answer_features(
+            features,
+            questions,
+            intervention=method.intervention,
+            verdicts=told,
+            max_new_tokens=max_new_tokens,
+        )
+        return [Answer(text=answer.text, verdict=None, hint=answer.hint) for answer in answers]
+
+    return respond
 
 
 def open_backbone(base: Path) -> Backbone:
@@ -35,10 +78,16 @@ def open_backbone(base: Path) -> Backbone:
     return backbone
 
 
-def open_guarded(model: Path, backbone: Backbone) -> tuple[GuardedVlm, str]:
-    """A trained model with taxonomy, hints and policy of its card, and its intervention."""
+def open_guarded(
+    model: Path, backbone: Backbone, *, policy: OperatorPolicy | None = None
+) -> tuple[GuardedVlm, str]:
+    """A trained model with taxonomy, hints and calibration of its card, and its intervention.
+
+    `policy`: an operator's, over the card's own.
+    """
     trained, card = load_model(model, backbone)
-    guarded = GuardedVlm(trained, taxonomy=card.taxonomy, hints=card.hints, policy=card.policy)
+    own = card.policy if policy is None else card.policy.operated(policy)
+    guarded = GuardedVlm(trained, taxonomy=card.taxonomy, hints=card.hints, policy=own)
     return guarded, card.method.intervention
 
 

@@ -1,7 +1,8 @@
 """A trained arm at several operating points of its guard, at little more than the cost of one.
 
-An answer depends on the item and its hint alone, not on the threshold that led to the hint. So
-pass 1 looks at every image once, and pass 2 answers every distinct pair of item and hint once.
+An answer depends on the item and on what the guard shows in its prompt, not on the threshold that
+led to it. So pass 1 looks at every image once, and pass 2 answers every distinct pair of item and
+prompt once. A model without a head is asked as it is, and its thresholds say nothing.
 N images, K risk types, L levels.
 """
 
@@ -12,15 +13,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.guard import INTERVENTIONS, Answer, Verdict
+from model.guard import Answer, Verdict
 from model.policy import GuardPolicy, decide, risk_score, threshold_at
+from model.prompts import Prompt
 from schemas.artifact import Artifact
+from schemas.policies import OperatorPolicy
 from schemas.sweep import MATCHED, UNCALIBRATED
 from tasks.encode import FeatureCache
 from tasks.evaluate.arms import open_backbone, open_guarded
 from tasks.progress import Tick
 
-Key = tuple[int, str]
+# An item's number, and how it is asked.
+Key = tuple[int, Prompt]
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,17 @@ class Operated:
 class Operator:
     """A trained model with the features of its items; `batch` of them go through at a time."""
 
-    def __init__(self, base: Path, model: Path, features: Artifact, *, batch: int) -> None:
-        self.guarded, self.intervention = open_guarded(model, open_backbone(base))
+    def __init__(
+        self,
+        base: Path,
+        model: Path,
+        features: Artifact,
+        *,
+        batch: int,
+        policy: OperatorPolicy | None = None,
+    ) -> None:
+        backbone = open_backbone(base)
+        self.guarded, self.intervention = open_guarded(model, backbone, policy=policy)
         self.cache = FeatureCache(features)
         self.batch = batch
 
@@ -60,7 +73,7 @@ class Operator:
             tick: told how many items are done.
         """
         policies, verdicts = self._decide(items, rate)
-        keys = {name: self._keys(found) for name, found in verdicts.items()}
+        keys = {name: self._keys(items, found) for name, found in verdicts.items()}
         asked: dict[Key, Verdict | None] = {}
         for name, found in verdicts.items():
             asked |= zip(keys[name], found, strict=True)
@@ -69,7 +82,7 @@ class Operator:
             name: Operated(
                 policies[name].threshold,
                 [
-                    Answer(text=texts[key], verdict=verdict, hint=key[1])
+                    Answer(text=texts[key], verdict=verdict, hint=key[1].hint)
                     for key, verdict in zip(keys[name], found, strict=True)
                 ],
             )
@@ -80,9 +93,14 @@ class Operator:
         self, items: Sequence[Asked], rate: float
     ) -> tuple[dict[str, GuardPolicy], dict[str, list[Verdict | None]]]:
         """Pass 1: the policies, and under each a verdict per item (None for text alone)."""
+        if not self.guarded.model.has_head:
+            blind: list[Verdict | None] = [None] * len(items)
+            points = (UNCALIBRATED, MATCHED)
+            return dict.fromkeys(points, GuardPolicy()), dict.fromkeys(points, blind)
         seen = [item for item in items if item.image_id is not None]
         types_NK, levels_NL = self._look(seen)
-        policies = {UNCALIBRATED: GuardPolicy(disabled=self.guarded.policy.disabled)}
+        own = self.guarded.policy
+        policies = {UNCALIBRATED: GuardPolicy(disabled=own.disabled, actions=own.actions)}
         risks = risk_score(types_NK, levels_NL, policies[UNCALIBRATED]).tolist()
         benign = [risk for risk, item in zip(risks, seen, strict=True) if item.benign]
         at_rate = {"threshold": threshold_at(benign, rate)}
@@ -110,11 +128,13 @@ class Operator:
             levels.append(found[1].cpu())
         return torch.cat(types), torch.cat(levels)
 
-    def _keys(self, verdicts: Sequence[Verdict | None]) -> list[Key]:
-        """What decides an item's answer: its number and its hint."""
-        act = INTERVENTIONS[self.intervention]
-        hints, taxonomy = self.guarded.hints, self.guarded.taxonomy
-        return [(i, act(verdict, hints, taxonomy)) for i, verdict in enumerate(verdicts)]
+    def _keys(self, items: Sequence[Asked], verdicts: Sequence[Verdict | None]) -> list[Key]:
+        """What decides an item's answer: its number and its prompt."""
+        ask, kind = self.guarded.prompt, self.intervention
+        return [
+            (i, ask(item.question, verdict, intervention=kind))
+            for i, (item, verdict) in enumerate(zip(items, verdicts, strict=True))
+        ]
 
     def _write(
         self,
@@ -124,7 +144,7 @@ class Operator:
         tick: Tick,
     ) -> dict[Key, str]:
         """Pass 2: one text per key, each asked with the verdict that gave its hint."""
-        keys, texts = sorted(asked), {}
+        keys, texts = sorted(asked, key=lambda key: (key[0], key[1].hint)), {}
         for first in range(0, len(keys), self.batch):
             batch = keys[first : first + self.batch]
             part = [items[i] for i, _ in batch]

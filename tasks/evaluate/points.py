@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from infra.fingerprint import content_hash
 from infra.store import Store
 from schemas.artifact import Artifact
+from schemas.policies import load_policy
 from schemas.sweep import PointsConfig
 from schemas.taxonomy import CLEAN, load_taxonomy
 from tasks.base_model import FOLDER, libraries
@@ -48,14 +49,16 @@ def evaluate_points(
         DataError: no test items.
     """
     parents = {"base": base, "labelled": labelled, "features": features, "model": model}
-    taxonomy = content_hash(load_taxonomy(config.evaluate.taxonomy))
+    taxonomy = load_taxonomy(config.evaluate.taxonomy)
+    told = {"taxonomy": taxonomy, "policy": load_policy(config.evaluate.policy, taxonomy=taxonomy)}
+    hashes = {name: content_hash(part) for name, part in told.items()}
     return store.artifact(
         "evaluate_points",
         VERSION,
         config=config,
         parents=parents,
         # How items are asked and judged is the evaluation's own.
-        inputs={"evaluate": str(EVALUATE_VERSION), "taxonomy": taxonomy, **libraries()},
+        inputs={"evaluate": str(EVALUATE_VERSION), **hashes, **libraries()},
         build=lambda folder: _build(config, parents, store, folder),
     )
 
@@ -76,6 +79,9 @@ def _build(
         store.local(parents["base"]) / FOLDER,
         store.local(parents["model"]) / FOLDER,
         parents["features"],
+        policy=load_policy(
+            config.evaluate.policy, taxonomy=load_taxonomy(config.evaluate.taxonomy)
+        ),
         batch=config.evaluate.batch,
     )
     asked = [Asked(_image(row), question_of(row), row["risk_type"] == CLEAN) for row in rows]

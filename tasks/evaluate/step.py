@@ -1,6 +1,7 @@
 """Evaluate: one arm (base, after stage 1, after stage 2) on the held-out items of a snapshot."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ from infra.fingerprint import content_hash
 from infra.parts import read_parts
 from infra.store import Store
 from schemas.artifact import Artifact
-from schemas.config import EvaluateConfig
+from schemas.config import EvaluateConfig, MethodConfig
 from schemas.errors import DataError
+from schemas.hints import load_hints
+from schemas.policies import load_policy
 from schemas.report import ArmReport
 from schemas.samples import ROWS, askable
 from schemas.taxonomy import load_taxonomy
@@ -25,6 +28,7 @@ from tasks.progress import progress
 
 if TYPE_CHECKING:
     from model.guard import Answer
+    from tasks.evaluate.arms import Respond
 
 VERSION = 3
 YES = ("true", "yes", "1")  # a table's cells are text
@@ -39,7 +43,7 @@ def evaluate(
     features: Artifact,
     *,
     store: Store,
-    model: Artifact | None = None,
+    model: Artifact | MethodConfig | None = None,
 ) -> Artifact:
     """`items.parquet` (one judged row per item) and `report.json` (ArmReport) of one arm.
 
@@ -50,22 +54,57 @@ def evaluate(
         labelled: its test split is what is asked.
         features: the encoder's features of the same images; nothing is encoded twice.
         store: where artifacts live.
-        model: a trained stage, answered with its guard.
+        model: a trained stage, answered with its guard; or a method without training, whose hints
+            the base is given by the items' own labels; None for the base as it is.
 
     Raises:
         DataError: no test items.
     """
     parents = {"base": base, "labelled": labelled, "features": features}
-    if model is not None:
+    oracle = model if isinstance(model, MethodConfig) else None
+    if isinstance(model, Artifact):
         parents["model"] = model
+    taxonomy = load_taxonomy(config.taxonomy)
+    told = {"taxonomy": taxonomy, "policy": load_policy(config.policy, taxonomy=taxonomy)}
+    if oracle is not None:
+        told["hints"] = load_hints(oracle.hints, taxonomy=taxonomy)
+    asked = Asked(config, arm, parents, store, oracle)
     return store.artifact(
         "evaluate",
         VERSION,
         config={"arm": arm, **config.model_dump()},
         parents=parents,
-        inputs={"taxonomy": content_hash(load_taxonomy(config.taxonomy)), **libraries()},
-        build=lambda folder: _evaluate(config, arm, parents, store, folder),
+        inputs={**{name: content_hash(part) for name, part in told.items()}, **libraries()},
+        build=lambda folder: _evaluate(asked, folder),
     )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One arm to be evaluated."""
+
+    config: EvaluateConfig
+    arm: str
+    parents: dict[str, Artifact]
+    store: Store
+    oracle: MethodConfig | None
+
+    def open(self) -> "Respond":
+        """How this arm answers."""
+        from tasks.evaluate.arms import open_arm, open_oracle
+
+        taxonomy = load_taxonomy(self.config.taxonomy)
+        base = self.store.local(self.parents["base"]) / FOLDER
+        longest = self.config.max_new_tokens
+        if self.oracle is not None:
+            return open_oracle(base, self.oracle, taxonomy=taxonomy, max_new_tokens=longest)
+        model = self.parents.get("model")
+        return open_arm(
+            base,
+            self.store.local(model) / FOLDER if model else None,
+            policy=load_policy(self.config.policy, taxonomy=taxonomy),
+            max_new_tokens=longest,
+        )
 
 
 def read_report(artifact: Artifact, *, store: Store) -> ArmReport:
@@ -73,14 +112,13 @@ def read_report(artifact: Artifact, *, store: Store) -> ArmReport:
     return ArmReport.model_validate_json((store.local(artifact) / REPORT).read_text())
 
 
-def _evaluate(
-    config: EvaluateConfig, arm: str, parents: dict[str, Artifact], store: Store, folder: Path
-) -> dict[str, int]:
-    rows = held_out_rows(store.local(parents["labelled"]))
-    answers = _answers(config, arm, parents, store, rows)
+def _evaluate(asked: Asked, folder: Path) -> dict[str, int]:
+    config = asked.config
+    rows = held_out_rows(asked.store.local(asked.parents["labelled"]))
+    answers = _answers(asked, rows)
     judge = Judge.of(rows, config.refusal_markers)
     judged = [judged_item(row, answer, judge) for row, answer in zip(rows, answers, strict=True)]
-    report = arm_report(arm, judged, config, load_taxonomy(config.taxonomy))
+    report = arm_report(asked.arm, judged, config, load_taxonomy(config.taxonomy))
     pq.write_table(pa.Table.from_pylist(judged), folder / ITEMS)
     (folder / REPORT).write_text(report.model_dump_json(indent=1))
     return {"items": len(judged)}
@@ -105,29 +143,18 @@ def question_of(row: dict[str, Any]) -> str:
     return next(m["text"] for m in row["messages"] if m["role"] == "user")
 
 
-def _answers(
-    config: EvaluateConfig,
-    arm: str,
-    parents: dict[str, Artifact],
-    store: Store,
-    rows: list[dict[str, Any]],
-) -> list["Answer"]:
-    from tasks.evaluate.arms import open_arm
-
-    cache = FeatureCache(parents["features"])
-    respond = open_arm(
-        store.local(parents["base"]) / FOLDER,
-        store.local(parents["model"]) / FOLDER if "model" in parents else None,
-        max_new_tokens=config.max_new_tokens,
-    )
+def _answers(asked: Asked, rows: list[dict[str, Any]]) -> list["Answer"]:
+    cache, respond = FeatureCache(asked.parents["features"]), asked.open()
+    size = asked.config.batch
     answers: list[Answer] = []
-    with progress(f"evaluate {arm}", len(rows)) as tick:
-        for first in range(0, len(rows), config.batch):
-            batch = rows[first : first + config.batch]
+    with progress(f"evaluate {asked.arm}", len(rows)) as tick:
+        for first in range(0, len(rows), size):
+            batch = rows[first : first + size]
             seen = [row["image_ids"][0] for row in batch if row["image_ids"]]
             images = iter(cache.batch(seen)) if seen else iter(())
             features = [next(images) if row["image_ids"] else None for row in batch]
-            answers += respond(features, [question_of(row) for row in batch])
+            labels = [(row["risk_type"], row["risk_level"]) for row in batch]
+            answers += respond(features, [question_of(row) for row in batch], labels)
             tick(len(answers), "items")
     return answers
 

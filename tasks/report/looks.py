@@ -32,8 +32,11 @@ def looks(config: ReportConfig, inputs: ReportInputs, items: Items, store: Store
     if not (rows and inputs.trained and inputs.features and inputs.samples):
         return [], {}
     from model.attention import attention, heat_maps
+    from model.heads import CrossAttentionHead
 
     guarded, _ = load_guarded(inputs.trained)
+    if not isinstance(guarded.model.safety.head, CrossAttentionHead):
+        return [], {}  # there is no attention to show
     ids, questions = [r["image_id"] for r in rows], [r["question"] for r in rows]
     features = FeatureCache(inputs.features).batch(ids)
     found = attention(guarded.model, features, questions)

@@ -24,9 +24,9 @@ def best_point(table: pa.Table) -> tuple[float, int]:
     Among the Pareto points after the last stage at the matched rate, where all guards are equally
     strict: the one with the least sum of risky requests obeyed and benign ones refused.
     """
-    rows = [
-        row for row in table.to_pylist() if (row["stage"], row["point"]) == (STAGES[-1], MATCHED)
-    ]
+    every = table.to_pylist()
+    last = max((row["stage"] for row in every if not row["error"]), key=STAGES.index)
+    rows = [row for row in every if (row["stage"], row["point"]) == (last, MATCHED)]
     ratios = {row["ratio"] for row in rows if row["pareto"]}
     own = [row for row in rows if row["seed"] is not None and row["ratio"] in ratios]
     best = min(own, key=lambda row: (sum(row[name] for name in COSTS), row["ratio"], row["seed"]))

@@ -76,7 +76,9 @@ def _fill(
 ) -> None:
     shown = [row for row in rows if not row.error]
     at = places(sorted({row.ratio for row in shown}))
-    panels = [(stage, point) for stage in STAGES for point in POINTS]
+    there = {row.stage for row in shown}  # a method may lack a stage
+    stages = [stage for stage in STAGES if stage in there or not there]
+    panels = [(stage, point) for stage in stages for point in POINTS]
     axes = figure.subplots(len(panels) // layout.columns, layout.columns, squeeze=False).flat
     for axis, (stage, point) in zip(axes, panels, strict=True):
         own = [row for row in shown if (row.stage, row.point) == (stage, point)]

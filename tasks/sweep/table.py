@@ -83,6 +83,7 @@ def _panel(
     """Rows of one stage and operating point: seeds, then all seeds of a ratio with its mark."""
     rows: list[SweepRow] = []
     pooled: list[SweepRow] = []
+    done = [p for p in done if stage in p.stages]  # a method may lack a stage
     for ratio in sorted({p.ratio for p in done}):
         own = [p for p in done if p.ratio == ratio]
         results = {p.seed: p.stages[stage] for p in own}

@@ -1,5 +1,7 @@
 """The rows of each global batch, as the order plan states them, and each worker's slice."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +12,10 @@ import pyarrow.parquet as pq
 
 from infra.parts import read_parts
 from schemas.artifact import Artifact
+from schemas.errors import DataError
+from schemas.policy import REFUSAL_MARKERS, refusal_pattern, straight
 from schemas.samples import ROWS, Message, askable
-from schemas.taxonomy import Taxonomy
+from schemas.taxonomy import CLEAN, Taxonomy
 from tasks.encode import FeatureCache
 
 if TYPE_CHECKING:
@@ -77,6 +81,31 @@ class TrainingData:
         first = step * size + rank * share
         places = [position % len(self.plan) for position in range(first, first + share)]
         return to_items(self.rows.take(self.plan[places]).to_pylist(), self.taxonomy)
+
+    def keep_clean(self) -> None:
+        """Leave all but the clean rows out of the plan; DataError if there are none."""
+        clean = np.array(self.rows["risk_type"].to_pylist()) == CLEAN
+        self.plan = self.plan[clean[self.plan]]
+        if not len(self.plan):
+            raise DataError(
+                "the method learns from clean rows alone (stage2_rows), and the training order has "
+                "none: give sources with clean rows, and a clean_per_unsafe above 0"
+            )
+
+    def donors(self, markers: Sequence[str] = REFUSAL_MARKERS) -> dict[tuple[int, int], list[str]]:
+        """Refusals by (type, level): the answers to teach where that concept is told.
+
+        They are the answers of the order's own risky rows, as far as they may be taught and say
+        that they refuse; sorted by sample id.
+        """
+        risky = self.rows.filter(pc.not_equal(self.rows["risk_type"], CLEAN))
+        marker = re.compile(refusal_pattern(markers), re.IGNORECASE)
+        found: dict[tuple[int, int], list[str]] = {}
+        for item in to_items(risky.to_pylist(), self.taxonomy):
+            told = [m.text for m in item.messages if m.role == "assistant"]
+            if item.teaches_language and told and marker.search(straight(told[0])):
+                found.setdefault((item.risk_type, item.risk_level), []).append(told[0])
+        return found
 
     def class_weights(self) -> "tuple[torch.Tensor, torch.Tensor]":
         """Weights of the types [K] and levels [L]: N / (C * how often a class is in the plan).

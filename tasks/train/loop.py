@@ -4,7 +4,6 @@ A step is a pure function of (parameters, optimizer state, step number): batches
 plan, dropout from a seed per step. So a killed run that resumes ends with the same bits.
 """
 
-import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +13,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.checkpoint import TrainingState
-from model.prompts import Prompt
 from model.stages import freeze_for
 from model.steps import apply_gradients, new_optimizer, seed_step
 from schemas.config import PartConfig
 from tasks.train.data import Item
 from tasks.train.job import Job
 from tasks.train.saving import report_checkpoint, restore, restore_optimizer
+from tasks.train.showing import prompt_of
 from tasks.train.worker import Worker, open_worker
 
 
@@ -104,32 +103,11 @@ def _language_loss(worker: Worker, step: int, part: PartConfig) -> Tensor:
     seen = [item for item in items if item.image_id is not None]
     images = iter(worker.data.images(seen)) if seen else iter(())
     features = [None if item.image_id is None else next(images) for item in items]
-    prompts = [
-        Prompt(
-            item.messages,
-            hint=_hint(worker, item) if _hinted(worker, item, step, part.hint_share) else "",
-            supervised=item.teaches_language,
-        )
-        for item in items
-    ]
+    prompts = [prompt_of(worker, item, step, part) for item in items]
     total, count = worker.model.language_batch_sum(
         features, prompts, max_text_tokens=worker.job.config.max_text_tokens
     )
     return total / _total(count)
-
-
-def _hinted(worker: Worker, item: Item, step: int, share: float) -> bool:
-    """Whether this prompt carries its hint at this step: by hash, so that a resumed run agrees."""
-    key = f"{worker.job.config.seed}/{step}/{item.sample_id}".encode()
-    return int.from_bytes(hashlib.sha256(key).digest()[:4], "big") < share * 2**32
-
-
-def _hint(worker: Worker, item: Item) -> str:
-    """The hint of an item's true label; none for clean."""
-    if item.risk_level == 0:
-        return ""
-    risk = worker.job.taxonomy.type_ids[item.risk_type]
-    return worker.job.hints.text_for(risk, item.risk_level, taxonomy=worker.job.taxonomy)
 
 
 def _items(worker: Worker, step: int, part: PartConfig) -> list[Item]:
@@ -140,4 +118,5 @@ LOSSES: dict[str, Callable[[Worker, int, PartConfig], Tensor]] = {
     "concept": _concept_loss,
     "tokens": _language_loss,
     "lora": _language_loss,
+    "full": _language_loss,
 }

@@ -17,6 +17,7 @@ from infra.store import Store
 from model.checkpoint import (
     BaseReference,
     TrainingState,
+    language_weights,
     load_card,
     load_state,
     save_model,
@@ -24,7 +25,6 @@ from model.checkpoint import (
 )
 from model.lora import lora_parameters
 from model.policy import GuardPolicy, fit_policy
-from model.psavlm import PsaVlm
 from model.tensors import copy_tensors, read_tensors, write_tensors
 from tasks.base_model import FOLDER, known_as
 from tasks.train.data import calibration_items
@@ -54,7 +54,7 @@ def restore(worker: Worker) -> TrainingState | None:
     with checkpoint.as_directory() as folder:
         path = Path(folder)
         weights = read_tensors(path / WEIGHTS)
-        copy_tensors(weights, _weights(worker.model), where=path / WEIGHTS)
+        copy_tensors(weights, _weights(worker), where=path / WEIGHTS)
         worker.losses[:] = pq.read_table(path / CURVE).to_pylist()
         return TrainingState.model_validate_json((path / STATE / "state.json").read_text())
 
@@ -85,7 +85,7 @@ def report_checkpoint(
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        write_tensors(path / WEIGHTS, _weights(worker.model))
+        write_tensors(path / WEIGHTS, _weights(worker))
         save_state(path / STATE, parameters, optimizer, state)
         pq.write_table(pa.Table.from_pylist(worker.losses, schema=POINTS), path / CURVE)
         if worker.is_last(state):
@@ -93,18 +93,23 @@ def report_checkpoint(
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def _weights(model: PsaVlm) -> dict[str, Tensor]:
-    adapter = lora_parameters(model.backbone)
-    return {**{f"safety.{n}": t for n, t in model.safety.state_dict().items()}, **adapter}
+def _weights(worker: Worker) -> dict[str, Tensor]:
+    model = worker.model
+    weights = {f"safety.{n}": t for n, t in model.safety.state_dict().items()}
+    if "full" in worker.job.config.parts:
+        weights |= language_weights(model)
+    return {**weights, **lora_parameters(model.backbone)}
 
 
 def _publish(worker: Worker, folder: Path) -> None:
     job = worker.job
     store = Store(job.root)
-    if job.inputs.start is None:
+    if job.inputs.start is not None:
+        policy = load_card(store.local(job.inputs.start) / FOLDER).policy
+    elif worker.model.has_head:
         policy = _calibrate(worker, store)
     else:
-        policy = load_card(store.local(job.inputs.start) / FOLDER).policy
+        policy = GuardPolicy()
     name, revision = known_as(store, job.inputs.base)
     save_model(
         folder,
@@ -135,4 +140,5 @@ def _calibrate(worker: Worker, store: Store) -> GuardPolicy:
         torch.tensor([item.risk_type for item in items]),
         torch.tensor([item.risk_level for item in items]),
         false_positive_budget=worker.job.config.false_positive_budget,
+        rule=worker.job.config.method.threshold,
     )

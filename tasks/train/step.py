@@ -41,7 +41,8 @@ def train(config: TrainConfig, inputs: Inputs, *, store: Store, cluster: str = "
         TrainingError: the run failed more often than `max_failures`, or its loss was not finite.
     """
     # A plan may not know the count yet: only a counted zero is a refusal.
-    if inputs.start is None and inputs.labelled.counts.get("calibration_clean") == 0:
+    calibrates = inputs.start is None and config.method.head != "none"
+    if calibrates and inputs.labelled.counts.get("calibration_clean") == 0:
         raise DataError(
             "the calibration split has no clean row, so the guard's threshold cannot be set: "
             "raise ingest.calibration, or give a source with split=calibration"

@@ -28,6 +28,8 @@ class Worker:
     world: int
     reporter: Reporter
     class_weights: tuple[torch.Tensor, torch.Tensor] | None = None
+    # Refusals by (type, level), to be taught where that concept is told (tasks/train/showing.py).
+    donors: dict[tuple[int, int], list[str]] = field(default_factory=dict)
     # One row a step of rank 0, also of the steps before a resume: what the loss curves show.
     losses: list[dict[str, Any]] = field(default_factory=list)
 
@@ -49,11 +51,15 @@ def open_worker(job: Job) -> Worker:
     store = Store(job.root)
     model = _load(job, store).to(get_device())
     data = TrainingData(store.local(job.inputs.balanced), job.inputs.features, job.taxonomy)
+    if job.config.stage is Stage.ALIGNMENT and job.config.method.stage2_rows == "clean":
+        data.keep_clean()
     weights = None
     if job.config.class_weights == "balanced":
         of_types, of_levels = data.class_weights()
         weights = of_types.to(get_device()), of_levels.to(get_device())
-    return Worker(job, model, data, rank, world, Reporter(job, rank), class_weights=weights)
+    donors = data.donors() if job.config.method.shows_concepts else {}
+    reporter = Reporter(job, rank)
+    return Worker(job, model, data, rank, world, reporter, class_weights=weights, donors=donors)
 
 
 def _load(job: Job, store: Store) -> PsaVlm:
@@ -70,6 +76,6 @@ def _load(job: Job, store: Store) -> PsaVlm:
             levels=len(job.taxonomy.levels),
             seed=config.seed,
         )
-    if config.stage is Stage.ALIGNMENT:
+    if "lora" in config.parts:
         add_lora(backbone, config.method, seed=config.seed)
     return model
