@@ -72,15 +72,13 @@ def export_model(uri: str, out: Path) -> dict[str, Any]:
 
 def needed(card: "ModelCard") -> list[str]:
     """What the method needs to answer beside the weights of the base and of an adapter."""
-    method = card.method
-    return [
-        name
-        for name, has in (
-            (f"{method.llm_tokens} safety tokens", method.llm_tokens != "none"),
-            (f"the guard (intervention {method.intervention!r})", method.intervention != "off"),
-        )
-        if has
-    ]
+    method, needs = card.method, []
+    # Concept tokens stand in a prompt only when the guard acts.
+    if method.llm_tokens == "static":
+        needs.append("static safety tokens")
+    if method.intervention != "off":
+        needs.append(f"the guard (intervention {method.intervention!r})")
+    return needs
 
 
 def _merged(base: Path, model: Path, out: Path) -> None:

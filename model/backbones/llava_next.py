@@ -120,11 +120,16 @@ class LlavaNext(Llava):
     def heat(self, shares: Tensor, size: Size | None) -> Tensor:
         """Both views on the fine one's grid: a coarse patch's share goes to those that it covers.
 
-        Where a safety projector pooled each view to a square, their sum.
+        Where a safety projector pooled each view to a square, their sum. Newlines, which are no
+        place of the image, are left out.
         """
         square, (rows, columns) = self.side**2, self.grids(size)[1]
+        if len(shares) == square + rows * (columns + 1):  # h_i
+            kept = shares[square:].view(rows, columns + 1)[:, :columns]
+            shares = torch.cat([shares[:square], kept.flatten()])
         if len(shares) != square + rows * columns:
-            return as_square(shares.unflatten(0, (2, -1)).sum(0))
+            pooled = 2 if rows * columns and len(shares) % 2 == 0 else 1
+            return as_square(shares.unflatten(0, (pooled, -1)).sum(0))
         coarse = shares[:square].view(self.side, self.side)
         if not rows * columns:
             return coarse

@@ -28,8 +28,8 @@ def load(name: str, *, revision: str = "", dtype: torch.dtype = torch.float32) -
     }
     try:
         settings, _ = PreTrainedConfig.get_config_dict(name, **source)
-        if not settings:
-            raise OSError(f"there is no {SETTINGS}")
+        if not settings or not isinstance(settings, dict):
+            raise OSError(f"there is no {SETTINGS} of a model")
         check_settings(name, settings)
         family = family_of(str(settings.get("model_type", "")))
         if Path(name).is_dir():

@@ -1,0 +1,164 @@
+"""Images whose patches depend on their size, from the feature library to the two stages' losses."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from infra.parts import write_parts
+from infra.store import Store
+from model.backbone import Backbone
+from model.checkpoint import BaseReference, save_model
+from model.features import ImagePatches
+from model.guard import load_hints
+from model.psavlm import PsaVlm
+from schemas.artifact import Artifact
+from schemas.config import EncodeConfig, MethodConfig
+from schemas.samples import ROWS
+from schemas.taxonomy import load_taxonomy
+from tasks.encode import FeatureCache, encode
+from tasks.encode import shards as shards_of
+from tasks.explain import explain_one
+from tests.shelf import keep_images
+from tests.small_run import row
+from tests.small_vlms import SHAPES, image_of, save
+
+torch.set_num_threads(1)
+TAXONOMY = load_taxonomy()
+METHOD = MethodConfig(tokens=3, attention_heads=4, projector="mlp")
+
+
+def png(number: int) -> bytes:
+    out = io.BytesIO()
+    image_of(*SHAPES[number % len(SHAPES)], seed=number).save(out, "PNG")
+    return out.getvalue()
+
+
+PNGS = {hashlib.sha256(png(n)).hexdigest(): png(n) for n in range(9)}
+
+
+class Run:
+    """A base of one family, images, and rows that refer to them."""
+
+    def __init__(self, root: Path, family: str) -> None:
+        self.store = Store(str(root))
+
+        def build(folder: Path) -> dict[str, int]:
+            save(family, folder / "model")
+            return {}
+
+        self.base = self.store.artifact("base_model", 1, config={"family": family}, build=build)
+        self.backbone = Backbone.load(str(self.store.local(self.base) / "model"))
+        self.samples = self.store.artifact("ingest", 1, config={}, build=self._samples)
+
+    def _samples(self, folder: Path) -> dict[str, int]:
+        write_parts(keep_images(self.store, PNGS), folder / "images")
+        return {}
+
+    def labelled(self, ids: list[str]) -> Artifact:
+        rows = [{**row(n, "train", "clean", 0), "image_ids": [i]} for n, i in enumerate(ids)]
+
+        def build(folder: Path) -> dict[str, int]:
+            write_parts(pa.Table.from_pylist(rows, ROWS), folder / "rows")
+            return {}
+
+        return self.store.artifact("validate", 1, config={"ids": ids}, build=build)
+
+    def encoded(self, ids: list[str], **config) -> Artifact:
+        return encode(
+            EncodeConfig(**config), self.labelled(ids), self.samples, self.base, store=self.store
+        )
+
+    def directly(self, name: str) -> ImagePatches:
+        image = Image.open(io.BytesIO(PNGS[name])).convert("RGB")
+        return self.backbone.encode_images([image])[0]
+
+
+@pytest.fixture(params=["llava_next", "qwen2_5_vl"])
+def run(request, tmp_path) -> Run:
+    return Run(tmp_path / "store", request.param)
+
+
+def test_cached_features_are_the_encoders_own_whatever_their_number(run, monkeypatch):
+    monkeypatch.setattr(shards_of, "IMAGES_PER_SHARD", 4)
+    ids = sorted(PNGS)
+    first = run.encoded(ids[:3], batch=2)
+    made = run.encoded(ids, batch=2)
+    assert (first.counts["encoded"], made.counts["encoded"]) == (3, 6)  # only the new ones
+    cache = FeatureCache(made)
+    assert len(cache.arrays) > 1
+    asked = [ids[7], ids[0], ids[4], ids[0], ids[8]]
+    for name, found in zip(asked, cache.batch(asked), strict=True):
+        expected = run.directly(name)
+        assert found.size == expected.size and torch.equal(found.rows, expected.rows)
+    total = sum(run.directly(name).rows.numel() * 4 for name in ids)
+    assert first.counts["new_bytes"] + made.counts["new_bytes"] == total
+
+
+def test_half_precision_features_are_rounded_and_no_more(run):
+    cache = FeatureCache(run.encoded(sorted(PNGS), dtype="bfloat16"))
+    for name, found in zip(sorted(PNGS), cache.batch(sorted(PNGS)), strict=True):
+        assert torch.equal(found.rows, run.directly(name).rows.bfloat16().float())
+
+
+@pytest.mark.parametrize("projector", ["mlp", "c_abstractor", "none"])
+@pytest.mark.parametrize("head", ["cross_attention", "pooled_mlp"])
+def test_every_projector_and_head_judges_cached_images_as_one_by_one(run, projector, head):
+    method = MethodConfig(
+        tokens=3, attention_heads=4, projector=projector, head=head, head_width=16,
+        projector_width=8, projector_depth=1, projector_grid=2,
+    )  # fmt: skip
+    model = PsaVlm.new(run.backbone, method, types=7, levels=4)
+    ids = sorted(PNGS)
+    features = FeatureCache(run.encoded(ids)).batch(ids)
+    asked = [f"is {n} red ?" for n in range(len(ids))]
+    with torch.no_grad():
+        together = model.concept_logits(features, asked)
+        for n in range(len(ids)):
+            alone = model.concept_logits(features[n : n + 1], asked[n : n + 1])
+            for one, both in zip(alone, together, strict=True):
+                torch.testing.assert_close(one[0], both[n], atol=1e-5, rtol=1e-5)
+    types = torch.arange(len(ids)) % 7
+    model.safety.requires_grad_(True)
+    model.concept_batch_loss(features, asked, types, types % 4).backward()
+    parts = [p for part in (model.safety.projector, model.safety.head) for p in part.parameters()]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in parts)
+
+
+@pytest.mark.parametrize("projector", ["mlp", "c_abstractor", "none"])
+def test_explain_draws_the_attention_over_an_image_of_any_shape(run, tmp_path, projector):
+    method = MethodConfig(
+        tokens=3, attention_heads=4, projector=projector, projector_width=8, projector_depth=1,
+        projector_grid=2,
+    )  # fmt: skip
+
+    def build(folder: Path) -> dict[str, int]:
+        model = PsaVlm.new(
+            run.backbone, method, types=len(TAXONOMY.types), levels=len(TAXONOMY.levels)
+        )
+        save_model(
+            folder / "model",
+            model,
+            stage="stage1",
+            method=method,
+            taxonomy=TAXONOMY,
+            hints=load_hints("default", taxonomy=TAXONOMY),
+            base=BaseReference(name="base"),
+        )
+        return {}
+
+    config = method.model_dump()
+    stage = run.store.artifact("stage1", 1, config=config, parents={"base": run.base}, build=build)
+    image = tmp_path / "wide.png"
+    image_of(50, 120).save(image)
+    told = explain_one(stage.uri, image, "is it red ?", tmp_path / "heat.png", max_new_tokens=2)
+    shares = told["attention"]
+    assert shares["image"] + shares["tokens"] == pytest.approx(1, abs=2e-4)
+    assert 0 < shares["largest_patch"] <= shares["image"]
+    with Image.open(tmp_path / "heat.png") as drawn:
+        assert np.asarray(drawn).std() > 10
