@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
 
+    from model.guard import Answer, GuardedVlm
+
 SIDE = 448  # pixels of a picture in the drawing; small ones are enlarged without smoothing
 SIZE = (10.4, 4.5)  # inches; places within it are left, bottom, width, height
 SEEN, HEAT, SCALE = (
@@ -48,7 +50,9 @@ def explain_one(
     """Verdict, probabilities, action and answer as of `answer`, and the heat map as a PNG.
 
     `attention` holds the share on the image, the share on the head's own tokens, and the largest
-    share of one patch.
+    share of one patch. Where concept tokens told the language model what was seen,
+    `type_contributions` and `level_contributions` hold what each concept added to the answer's
+    log-probability.
 
     Raises:
         ConfigError: the address is not that of a trained stage, `out` cannot be written.
@@ -72,7 +76,7 @@ def explain_one(
         on_tokens=float(seen.tokens[0]),
         question=question,
     )
-    words = in_words(found)
+    words = in_words(found) | _contributions(guarded, features[0], found, question, intervention)
     _draw(look, words, out)
     shares = {
         "image": round(1 - look.on_tokens, 4),
@@ -80,6 +84,25 @@ def explain_one(
         "largest_patch": round(float(look.heat.max()), 4),
     }
     return {**words, "attention": shares, "out": str(out)}
+
+
+def _contributions(
+    guarded: "GuardedVlm", image: Any, found: "Answer", question: str, intervention: str
+) -> dict[str, dict[str, float]]:
+    """By concept, in nats; nothing where no concept was told."""
+    from model.contributions import contributions
+
+    prompt = guarded.prompt(question, found.verdict, intervention=intervention)
+    if prompt.concept is None:
+        return {}
+    types, levels = contributions(guarded.model, image, prompt, found.text)
+    names = guarded.taxonomy.type_ids, [level.id for level in guarded.taxonomy.levels]
+    return {
+        f"{kind}_contributions": {
+            name: round(added, 4) for name, added in zip(ids, values, strict=True)
+        }
+        for kind, ids, values in (("type", names[0], types), ("level", names[1], levels))
+    }
 
 
 def _draw(look: Look, words: dict[str, Any], out: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,17 @@ from PIL import Image
 from infra.store import Store
 from model.attention import attention, of_modules
 from model.backbone import as_square
+from model.contributions import contributions
+from model.guard import forced
 from model.heads import QUERIES
+from model.prompts import teach
 from model.safety import SafetyModules
 from schemas.config import MethodConfig
 from schemas.errors import ConfigError, DataError
 from tasks.answer import answer_one, load_guarded
 from tasks.explain import explain_one
 from tasks.overlay import overlay, top_of
-from tests.small_run import METHOD, picture, small_base, small_stage
+from tests.small_run import METHOD, TAXONOMY, picture, small_base, small_stage
 
 torch.set_num_threads(1)
 PSAVLM = str(Path(sys.executable).parent / "psavlm")
@@ -199,6 +203,55 @@ def test_what_is_no_image_is_refused_and_nothing_is_written(stage, tmp_path):
     with pytest.raises(DataError, match="not a readable image"):
         explain_one(stage.uri, words, ASKED, tmp_path / "heat.png")
     assert not (tmp_path / "heat.png").exists()
+
+
+# --- concept tokens ---
+
+
+@pytest.fixture(scope="module")
+def telling(tmp_path_factory):
+    """A guard that acts on every image, with concept tokens large enough to change answers."""
+    store = Store(str(tmp_path_factory.mktemp("telling") / "store"))
+    base = small_base(store)
+    method = METHOD.model_copy(update={"llm_tokens": "concept", "intervention": "tokens"})
+    guarded, _ = load_guarded(small_stage(store, base, method))
+    with torch.no_grad():
+        for tokens in guarded.model.safety.tokens.for_llm():
+            tokens.mul_(50)
+    return guarded
+
+
+def told_prompt(guarded, image):
+    features = guarded.encode([Image.open(image).convert("RGB")])
+    verdict = forced("privacy", 2, taxonomy=guarded.taxonomy, policy=guarded.policy)
+    return features[0], guarded.prompt(ASKED, verdict, intervention="tokens")
+
+
+def test_a_concept_adds_what_the_answer_loses_without_its_tokens(telling, image):
+    features, prompt = told_prompt(telling, image)
+    types, levels = contributions(telling.model, features, prompt, "two red circles")
+    told = telling.taxonomy.type_ids.index("privacy")
+    assert abs(types[told]) > 1e-3 and abs(levels[2]) > 1e-3
+    others = [*types[:told], *types[told + 1 :], *levels[:2], *levels[3:]]
+    assert max(map(abs, others)) < 1e-4  # not told, so nothing to lose
+    answered = teach(ASKED, "two red circles")
+    loss = [
+        float(telling.model.language_batch_sum([features], [replace(answered, concept=c)])[0])
+        for c in (prompt.concept, replace(prompt.concept, types=(0.0,) * len(types)))
+    ]
+    assert types[told] == pytest.approx(loss[1] - loss[0], abs=1e-3)
+
+
+def test_an_explanation_tells_the_contributions_where_concepts_were_told(tmp_path, image):
+    store = Store(str(tmp_path / "store"))
+    method = METHOD.model_copy(update={"llm_tokens": "concept", "intervention": "both"})
+    stage = small_stage(store, small_base(store), method)
+    out = tmp_path / "heat.png"
+    told = explain_one(stage.uri, image, ASKED, out, max_new_tokens=4)
+    assert told["verdict"] != "clean"  # else there is nothing to tell
+    assert list(told["type_contributions"]) == TAXONOMY.type_ids
+    assert list(told["level_contributions"]) == [level.id for level in TAXONOMY.levels]
+    assert told["type_contributions"]["clean"] == 0 != max(told["type_contributions"].values())
 
 
 # --- the command ---
