@@ -220,6 +220,15 @@ MISFITS: tuple[tuple[Callable[[MethodConfig], bool], str], ...] = (
         "interventions 'tokens' and 'both' need llm_tokens = \"concept\"",
     ),
     (
+        lambda m: m.llm_tokens == "concept" and not m.shows_concepts,
+        "llm_tokens 'concept' are shown by the interventions 'tokens' and 'both' alone",
+    ),
+    (
+        lambda m: m.concepts == "labels" and any(map(m.has_part, ("tokens", "lora", "full"))),
+        "concepts 'labels' is an oracle for an untrained base: set llm_tokens = \"none\" and "
+        'stage2 = "none"',
+    ),
+    (
         lambda m: m.stage2 == "full" and m.head != "none" and m.projector == "none",
         "stage2 'full' changes the projector that a head with projector 'none' reads: choose "
         'another safety projector, or stage2 = "lora"',

@@ -43,7 +43,7 @@ def model() -> PsaVlm:
     tokenizer = new_tokenizer(WORDS)
     llava = new_llava(BaseConfig(width=32, layers=3, heads=4), tokenizer)
     backbone = Llava(llava, tokenizer, new_processor(tokenizer).image_processor)
-    method = MethodConfig(tokens=4, attention_heads=4, llm_tokens="concept")
+    method = MethodConfig(tokens=4, attention_heads=4, llm_tokens="concept", intervention="both")
     return PsaVlm.new(backbone, method, types=7, levels=4)
 
 

@@ -116,6 +116,11 @@ def test_a_new_choice_has_one_place_in_code_and_one_in_the_config():
         ({"concepts": "labels"}, "leaves the head unused"),
         ({"intervention": "tokens"}, "need llm_tokens"),
         ({"intervention": "both", "llm_tokens": "none"}, "need llm_tokens"),
+        ({"llm_tokens": "concept"}, "shown by the interventions 'tokens' and 'both' alone"),
+        (
+            {"head": "none", "projector": "none", "concepts": "labels"},
+            "an oracle for an untrained base",
+        ),
         ({"projector": "none", "stage2": "full"}, "changes the projector that a head"),
     ],
 )

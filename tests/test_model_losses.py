@@ -41,11 +41,11 @@ def features():
 # --- separable ---
 
 METHODS = [
-    {"projector": projector, "head": head, "llm_tokens": tokens}
-    for projector, head, tokens in product(
+    {"projector": projector, "head": head, "llm_tokens": tokens, "intervention": show}
+    for projector, head, (tokens, show) in product(
         ("mlp", "c_abstractor", "none"),
         ("cross_attention", "pooled_mlp"),
-        ("static", "concept", "none"),
+        (("static", "hint"), ("concept", "both"), ("none", "hint")),
     )
 ]
 

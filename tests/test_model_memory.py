@@ -32,6 +32,7 @@ def test_the_bytes_are_those_of_the_tensors_as_they_will_be_loaded(tmp_path):
 
 
 def test_a_model_larger_than_free_memory_is_refused_before_it_is_read(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
     headed(tmp_path / "model.safetensors", weight=("BF16", [1 << 22, 1 << 22]))
     needed = f"{4 << 44:,} bytes as float32"
     with pytest.raises(ConfigError, match=needed) as error:

@@ -150,7 +150,7 @@ def test_rows_of_one_grid_are_projected_at_once():
 
 
 def test_static_tokens_are_the_same_whatever_is_seen_and_concept_tokens_are_not():
-    static, concept = modules().tokens, modules(llm_tokens="concept").tokens
+    static, concept = modules().tokens, modules(llm_tokens="concept", intervention="both").tokens
     assert static.static is static.s_llm and concept.static is None
     assert static.by_type is None and concept.by_type.shape == (7, 6, D)
     assert concept.by_level.shape == (4, 6, D)
@@ -164,7 +164,7 @@ def test_static_tokens_are_the_same_whatever_is_seen_and_concept_tokens_are_not(
 
 
 def test_told_probabilities_are_detached():
-    tokens = modules(llm_tokens="concept").tokens
+    tokens = modules(llm_tokens="concept", intervention="both").tokens
     types, levels = torch.rand(2, 7, requires_grad=True), torch.rand(2, 4, requires_grad=True)
     tokens.told(types, levels).sum().backward()
     assert types.grad is None and levels.grad is None
@@ -250,7 +250,7 @@ def test_stage_one_on_13b():
 
 
 def test_the_other_choices_on_7b_have_the_sizes_that_the_docs_tell():
-    told = count(on_meta(4096, llm_tokens="concept").tokens)
+    told = count(on_meta(4096, llm_tokens="concept", intervention="both").tokens)
     assert told == 2 * 64 * 4096 + (7 + 4) * 64 * 4096
     guard = on_meta(4096, projector="none", head="pooled_mlp", llm_tokens="none")
     assert count(guard) == 8_417_291
