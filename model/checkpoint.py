@@ -49,6 +49,7 @@ class ModelCard(Frozen):
     taxonomy: Taxonomy
     hints: Hints
     base: BaseReference
+    architecture: str = ""
     vision_dim: int
     llm_dim: int
     adapter: bool
@@ -84,6 +85,7 @@ def save_model(  # noqa: PLR0913 - the fields of the card
         taxonomy=taxonomy,
         hints=hints,
         base=base,
+        architecture=model.backbone.config.model_type,
         vision_dim=model.backbone.vision_dim,
         llm_dim=model.backbone.llm_dim,
         adapter=bool(lora_parameters(model.backbone)),
@@ -123,11 +125,14 @@ def load_model(folder: Path, backbone: Backbone) -> tuple[PsaVlm, ModelCard]:
         StorageError: damaged files, or tensors that do not fit.
     """
     card = load_card(folder)
-    have = (backbone.vision_dim, backbone.llm_dim)
-    if have != (card.vision_dim, card.llm_dim) or lora_parameters(backbone):
+    kind = backbone.config.model_type
+    have = (kind, backbone.vision_dim, backbone.llm_dim)
+    # Cards of the first format name no architecture.
+    want = (card.architecture or kind, card.vision_dim, card.llm_dim)
+    if have != want or lora_parameters(backbone):
         raise ConfigError(
-            f"{folder} belongs to base {card.base.name!r} (widths {card.vision_dim}, "
-            f"{card.llm_dim}) without an adapter; given widths {have}, "
+            f"{folder} belongs to base {card.base.name!r} ({want[0]}, widths {want[1]}, {want[2]}) "
+            f"without an adapter; given {kind}, widths {have[1:]}, "
             f"{len(lora_parameters(backbone))} adapter tensors: load that base afresh"
         )
     taxonomy = card.taxonomy

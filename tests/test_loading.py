@@ -12,9 +12,13 @@ from infra.store import Store
 from model.backbone import Backbone
 from model.backbones.llava import Llava
 from model.backbones.registry import GROUP, family_of
-from schemas.config import BaseConfig
+from model.checkpoint import BaseReference, load_model, save_model
+from model.guard import load_hints
+from model.psavlm import PsaVlm
+from schemas.config import BaseConfig, MethodConfig, Stage
 from schemas.errors import ConfigError, StorageError
 from schemas.presets import Parameters, resolve
+from schemas.taxonomy import load_taxonomy
 from tasks.base_model import FOLDER, base_model, known_as
 from tests.s3_server import BUCKET, s3_server
 from tests.small_vlms import save
@@ -89,6 +93,25 @@ def test_an_architecture_that_nobody_knows_names_those_that_are_known(tmp_path):
     folder = with_settings(tmp_path / "other", model_type="blip-2")
     with pytest.raises(ConfigError, match="'blip-2'.*llava, llava_next, qwen2_5_vl.*psavlm.backb"):
         Backbone.load(str(folder))
+
+
+def test_a_model_is_not_put_on_a_base_of_another_architecture(vlm, tmp_path):
+    """Both are 32 wide, so that only the name tells them apart."""
+    llava = Backbone.load(str(save("llava", tmp_path / "llava")))
+    method, taxonomy = MethodConfig(tokens=2, attention_heads=4), load_taxonomy()
+    save_model(
+        tmp_path / "model",
+        PsaVlm.new(llava, method, types=len(taxonomy.types), levels=len(taxonomy.levels)),
+        stage=Stage.CONCEPTS,
+        method=method,
+        taxonomy=taxonomy,
+        hints=load_hints("default", taxonomy=taxonomy),
+        base=BaseReference(name="somebody/llava", revision="v1"),
+    )
+    card = load_model(tmp_path / "model", llava)[1]
+    assert (card.base.name, card.base.revision) == ("somebody/llava", "v1")
+    with pytest.raises(ConfigError, match="somebody/llava' .llava, widths.*given llava_next"):
+        load_model(tmp_path / "model", Backbone.load(str(vlm)))
 
 
 # --- hub names ---
