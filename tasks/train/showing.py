@@ -28,9 +28,7 @@ def prompt_of(worker: Worker, item: Item, step: int, part: PartConfig) -> Prompt
     told = shown and method.shows_concepts and item.image_id is not None
     return Prompt(
         item.messages,
-        hint=hint_of(worker, item.risk_type, item.risk_level)
-        if shown and method.shows_hints
-        else "",
+        hint=_hint(worker, item, step, (item.risk_type, item.risk_level)) if shown else "",
         supervised=item.teaches_language,
         concept=one_hot(item.risk_type, item.risk_level, worker.job.taxonomy) if told else None,
     )
@@ -70,12 +68,22 @@ def _forced(worker: Worker, item: Item, step: int, part: PartConfig) -> Prompt |
     risk_type, level = allowed[_number(worker, item, step, "concept") % len(allowed)]
     answers = worker.donors[risk_type, level]
     answer = answers[_number(worker, item, step, "answer") % len(answers)]
-    method = worker.job.config.method
     return Prompt(
         (Message("user", item.question), Message("assistant", answer)),
-        hint=hint_of(worker, risk_type, level) if method.shows_hints else "",
+        hint=_hint(worker, item, step, (risk_type, level)),
         concept=one_hot(risk_type, level, worker.job.taxonomy),
     )
+
+
+def _hint(worker: Worker, item: Item, step: int, concept: tuple[int, int]) -> str:
+    """The concept's hint if the method shows hints.
+
+    Beside concept tokens only every other time: with its words always there the tokens would learn
+    nothing (tried: their loss stays where the hint alone puts it).
+    """
+    method = worker.job.config.method
+    spared = method.shows_concepts and _drawn(worker, item, step, 0.5, what="no hint")
+    return "" if spared or not method.shows_hints else hint_of(worker, *concept)
 
 
 def _drawn(worker: Worker, item: Item, step: int, share: float, *, what: str = "") -> bool:
