@@ -21,7 +21,7 @@ from infra.servers.deployments import ZOMBIES, deploy, ensure_automation, ensure
 from infra.servers.health import healthy
 from infra.servers.orphans import RUN_ID, end_orphans
 from infra.servers.run import HOME as HOME_VARIABLE
-from infra.servers.run import family
+from infra.servers.run import family, lingering
 from infra.servers.settings import prefect_url, settings
 from infra.servers.state import FOLDER, Server, addresses, servers, write
 from infra.servers.temporary import temporary
@@ -411,5 +411,4 @@ def test_a_temporary_server_goes_with_its_command_however_that_ends(tmp_path: Pa
     assert len(started) > 1
     owner.kill()
     owner.wait()
-    _, alive = psutil.wait_procs(started, timeout=60)
-    assert not alive
+    assert lingering(started, 60) == []
