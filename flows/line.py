@@ -34,13 +34,15 @@ def pipeline(
         config: the run's config.
         store: where artifacts live.
         do: calls a step: `do(name, step, *args, **kwargs)`, plainly or as a Prefect task.
-        cluster: address of a Ray cluster; empty starts one for the training steps.
+        cluster: address of a Ray cluster; empty starts one for the training steps. A large
+            source is decoded there too, if it has more CPUs than this machine.
     """
     world = None
+    run: dict[str, Any] = {"store": store, "cluster": cluster}
     if config.world is not None:
         world = do("world", tiny_world, config.world, store=store)
         yield "world", world
-    samples = do("ingest", ingest, config.ingest, world, store=store)
+    samples = do("ingest", ingest, config.ingest, world, **run)
     yield "ingest", samples
     labelled = do("validate", validate, config.validation, samples, store=store)
     yield "validate", labelled
@@ -51,7 +53,6 @@ def pipeline(
     yield "base", base
     features = do("encode", encode, config.encode, labelled, samples, base, store=store)
     yield "encode", features
-    run: dict[str, Any] = {"store": store, "cluster": cluster}
     inputs = Inputs(base=base, balanced=concepts, features=features, labelled=labelled)
     stage1 = do("stage1", train, config.stage1, inputs, **run)
     yield "stage1", stage1

@@ -60,6 +60,7 @@ def join(address: str = "", *, cpus: int, state: Path = Path(".psavlm")) -> Clus
 
         if not ray.is_initialized():
             _start(address or os.environ.get(OWN, ""), cpus)
+        _check_size(cpus)
     url = ray.worker.get_dashboard_url()
     return Cluster(
         dashboard=f"http://{url}" if url else "",
@@ -144,13 +145,6 @@ def _start(address: str, cpus: int) -> None:
         ray.init(address=address, **quiet)
     except (ConnectionError, ValueError) as error:
         raise _nobody(address, f"{error}; is its token the one of RAY_AUTH_TOKEN_PATH?") from error
-    have = int(ray.cluster_resources().get("CPU", 0))
-    if have < cpus:
-        ray.shutdown()
-        raise ConfigError(
-            f"the Ray cluster at {address} has {have} CPUs and the training asks for {cpus} "
-            "workers: lower `workers` in the preset, or give a larger cluster"
-        )
 
 
 @contextlib.contextmanager
@@ -171,6 +165,20 @@ def _as_its_own_address() -> Iterator[None]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
+
+
+def _check_size(cpus: int) -> None:
+    """Also where an earlier step has joined, which asked for fewer."""
+    import ray
+
+    have = int(ray.cluster_resources().get("CPU", 0))
+    if have < cpus:
+        address = ray.get_runtime_context().gcs_address
+        ray.shutdown()
+        raise ConfigError(
+            f"the Ray cluster at {address} has {have} CPUs and the training asks for {cpus} "
+            "workers: lower `workers` in the preset, or give a larger cluster"
+        )
 
 
 def _check_reachable(address: str) -> None:

@@ -63,6 +63,13 @@ def test_every_number_has_its_items_and_its_interval(tiny_run: dict) -> None:
             assert metric["n"] > 0
 
 
+def test_the_counts_of_the_trained_steps(tiny_run: dict) -> None:
+    counts = {name: set(artifact["counts"]) for name, artifact in tiny_run["artifacts"].items()}
+    arms = {f"evaluate/{arm}": {"items"} for arm in ("base", "stage1", "stage2")}
+    trained = {"stage1": {"steps"}, "stage2": {"steps"}, **arms, "report": {"arms", "charts"}}
+    assert {name: counts[name] for name in trained} == trained  # the others: test_public_names.py
+
+
 def test_a_second_run_reuses_every_step(tiny_run: dict, tiny_root: str, tmp_path: Path) -> None:
     again = psavlm("run", "--root", tiny_root, cwd=tmp_path)
     assert all(artifact["reused"] for artifact in again["artifacts"].values())
