@@ -4,7 +4,7 @@ from prefect import flow
 
 from flows.line import evidence, pipeline, up_to
 from flows.outcome import Outcome
-from flows.page import log, show
+from flows.page import log, show, warn
 from flows.parameters import (
     Cluster,
     Method,
@@ -23,6 +23,7 @@ from flows.steps import as_task
 from flows.told import told
 from infra.store import Store
 from schemas.gate import load_gate
+from tasks.credentials import use_credentials
 from tasks.promote import promote as decide
 from tasks.promote import register_candidate
 
@@ -69,11 +70,12 @@ def full_pipeline(  # noqa: PLR0913 - a run's parameters are top-level scalars
         "stage2_clean_per_unsafe": stage2_clean_per_unsafe,
         "seed": seed,
     }
+    use_credentials()
     config = configured(asked)
     check_inputs(config)
     gate = load_gate(config.gate)
     store = Store(root)
-    store.check()
+    warn(store.check())
     do = told(as_task, also=log)
     steps = pipeline(config, store=store, do=do, cluster=cluster)
     artifacts = up_to(steps, checked_until(until, config))

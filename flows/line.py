@@ -37,13 +37,15 @@ def pipeline(
         config: the run's config.
         store: where artifacts live.
         do: calls a step: `do(name, step, *args, **kwargs)`, plainly or as a Prefect task.
-        cluster: address of a Ray cluster; empty starts one for the training steps.
+        cluster: address of a Ray cluster; empty starts one for the training steps. A large
+            source is decoded there too, if it has more CPUs than this machine.
     """
     world = None
+    run: dict[str, Any] = {"store": store, "cluster": cluster}
     if config.world is not None:
         world = do("world", tiny_world, config.world, store=store)
         yield "world", world
-    samples = do("ingest", ingest, config.ingest, world, store=store)
+    samples = do("ingest", ingest, config.ingest, world, **run)
     yield "ingest", samples
     labelled = do("validate", validate, config.validation, samples, store=store)
     yield "validate", labelled

@@ -26,6 +26,12 @@ def log(line: str) -> None:
     get_run_logger().info(line)
 
 
+def warn(line: str) -> None:
+    """One warning among the run's logs; none for an empty line."""
+    if line:
+        get_run_logger().warning(line)
+
+
 def show(outcome: "Outcome", store: Store) -> None:
     """Tables, report, decision and links of a finished run as Prefect artifacts."""
     report = outcome.artifacts.get("report")

@@ -12,7 +12,7 @@ from prefect import flow, get_run_logger
 from flows.full_pipeline import DAY_S
 from flows.line import evidence, pipeline, up_to
 from flows.outcome import Outcome
-from flows.page import log
+from flows.page import log, warn
 from flows.parameters import Method, Preset, Ratio, Root, Sources, configured
 from flows.points import Point, Runner
 from flows.process import note_process
@@ -29,6 +29,7 @@ from schemas.sweep import Ratios, Seeds, SweepParameters, SweepPoint
 from tasks import promote as registry
 from tasks.balance import common_total
 from tasks.base_model import base_model
+from tasks.credentials import use_credentials
 from tasks.encode import encode
 from tasks.progress import say
 from tasks.promote import PromoteInputs
@@ -72,6 +73,7 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
         cluster: address of a Ray cluster; empty is that of `make up`, or one of the sweep's own.
         promote: let the gate decide on the best Pareto point; otherwise nothing is registered.
     """
+    use_credentials()
     sweep = SweepParameters.checked(
         {"ratios": ratios, "seeds": seeds, "total": total}
         | {"false_positive_rate": false_positive_rate}
@@ -83,7 +85,7 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
         raise ConfigError("this method trains nothing, so no ratio matters to it: choose another")
     gate = load_gate(config.gate)
     store = Store(root)
-    store.check()
+    warn(store.check())
     labelled = shared(config, store)
     points = planned(asked, sweep, labelled, store=store)
     runner = Runner(store, cluster, sweep.false_positive_rate)

@@ -2,6 +2,7 @@
 
 import os
 
+from infra.faults import holds_credentials, without_secrets
 from infra.fingerprint import checked_fingerprint, checked_step
 from schemas.errors import ConfigError
 
@@ -16,19 +17,26 @@ def checked_address(root: str) -> str:
     """
     scheme, _, rest = root.partition("://") if "://" in root else ("", "", root)
     if scheme not in ("", "s3") or not rest.strip("/ ") or "\0" in root:
-        raise ConfigError(f"root {root!r} is no store: give a folder or s3://bucket/prefix")
+        named = without_secrets(root)
+        raise ConfigError(f"root {named!r} is no store: give a folder or s3://bucket/prefix")
     if not scheme:
         return os.path.abspath(os.path.expanduser(root))
-    if "@" in rest.partition("/")[0]:
+    refuse_credentials(root)
+    return f"s3://{rest.strip('/')}"
+
+
+def refuse_credentials(address: str) -> None:
+    """ConfigError, which does not repeat them, where an s3:// address begins with a key."""
+    if holds_credentials(address):
         raise ConfigError(
-            "a root must not hold credentials: give s3://bucket/prefix, and the key by "
+            "an address must not hold credentials: give s3://bucket/prefix, and the key by "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile"
         )
-    return f"s3://{rest.strip('/')}"
 
 
 def split_uri(uri: str) -> tuple[str, str]:
     """Split an artifact's address into its root and its folder, `{step}/{fingerprint}`."""
+    refuse_credentials(uri)
     parts = uri.rstrip("/").rsplit("/", 2)
     if len(parts) != 3:
         raise ConfigError(f"{uri!r} is no artifact: {_FORM}")

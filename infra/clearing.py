@@ -87,6 +87,8 @@ def _remove(files: Files, home: str, items: Sequence[Garbage]) -> set[str]:
 
 
 def _still(one: Garbage, manifest: Manifest | None) -> bool:
+    if one.kind == "lease":  # gone with the one that it is looked at under
+        return True
     if one.kind in ("attempt", "copy"):
         return manifest is None or manifest.attempt != PurePath(one.path).name
     return (manifest is None) == (one.kind == "unfinished")

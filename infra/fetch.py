@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+import uuid
 from pathlib import Path
 
+from infra.address import refuse_credentials
+from infra.faults import without_secrets
 from infra.files import Files
 from schemas.errors import ConfigError
 
@@ -17,14 +20,19 @@ def fetched(address: str, *, what: str) -> str:
     """
     if "://" not in address:
         return address
+    refuse_credentials(address)
     folder, _, name = address.rpartition("/")
     if not address.startswith("s3://") or not name.endswith(".toml"):
-        raise ConfigError(f"{what} {address!r}: give a name, a .toml file or s3://bucket/file.toml")
+        named = without_secrets(address)
+        raise ConfigError(f"{what} {named!r}: give a name, a .toml file or s3://bucket/file.toml")
     data = Files.at(folder).read(name)
     if data is None:
         raise ConfigError(f"{what} {address!r}: there is no such object; check the address")
     cache = Path(os.environ.get("PSAVLM_CACHE") or ".psavlm/cache").absolute()
     path = cache / "settings" / hashlib.sha256(data).hexdigest() / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    # Another process may read it at this moment: never by half.
+    draft = path.with_name(f".{name}.{uuid.uuid4().hex}")
+    draft.write_bytes(data)
+    draft.replace(path)
     return str(path)

@@ -21,12 +21,13 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
-from infra.faults import lost, reason, troubles
+from infra.faults import reason, troubles
 from schemas.errors import StorageError
 
 HASHERS = 4
-# s3fs holds files of up to 100 MiB in memory while it sends them: 4 at a time, not 128.
+# s3fs holds files of up to two parts in memory while it sends them: 4 at a time, not 128.
 CARRIERS = 4
+PART_BYTES = 50 * 2**20
 TRIES = 5
 
 
@@ -48,10 +49,13 @@ class Files:
 
     @classmethod
     def at(cls, address: str, **options: Any) -> "Files":
-        """Open a root; `options` go to the filesystem. s3fs is imported for `s3://` only."""
-        # Listings must be fresh: another process may have written since.
-        fs, root = url_to_fs(address, use_listings_cache=False, **options)
-        return cls(fs, root, address)
+        """Open a root; `options` go to a bucket's filesystem, imported for `s3://` only."""
+        if not address.startswith("s3://"):
+            return cls(*url_to_fs(address), address)
+        from infra.bucket import Bucket, bucket
+
+        fs = Bucket(**options) if options else bucket()
+        return cls(fs, fs._strip_protocol(address), address)
 
     @property
     def local(self) -> bool:
@@ -83,8 +87,7 @@ class Files:
             Whether the stored content is now `data`.
         """
         with self._told("write", path):
-            put = _put_local if self.local else _put_remote
-            won = put(self.fs, f"{self.root}/{path}", data, fresh=fresh)
+            won = self._put(f"{self.root}/{path}", data, fresh=fresh)
         # A put whose answer was lost is repeated by botocore and then meets itself.
         return won or self.read(path) == data
 
@@ -96,8 +99,15 @@ class Files:
 
     def remove_tree(self, path: str) -> None:
         """Remove a folder and all below; a missing one is fine."""
+        before = {} if self.local else self.sizes(path)
         with self._told("remove", path), contextlib.suppress(FileNotFoundError):
             self.fs.rm(f"{self.root}/{path}", recursive=True)
+        # A bucket refuses objects of one request singly, which s3fs does not tell.
+        if before and (kept := before.keys() & self.sizes(path).keys()):
+            raise StorageError(
+                f"cannot remove {len(kept)} of {len(before)} files below {path} in the store "
+                f"{self.address}: the endpoint keeps them; may these credentials delete?"
+            )
         self._prune(path)
 
     def sizes(self, path: str) -> dict[str, int]:
@@ -151,7 +161,8 @@ class Files:
 
         def one(name: str) -> None:
             with self._told("write", f"{path}/{name}"):
-                self.fs.put_file(str(folder / name), f"{self.root}/{path}/{name}")
+                there = f"{self.root}/{path}/{name}"
+                self.fs.put_file(str(folder / name), there, **self._pieces(2))
 
         with ThreadPoolExecutor(CARRIERS) as pool:
             list(pool.map(one, names))
@@ -162,10 +173,23 @@ class Files:
         def one(name: str) -> None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             with self._told("read", f"{path}/{name}"):
-                self.fs.get_file(f"{self.root}/{path}/{name}", str(folder / name))
+                # s3fs goes on where a stream broke, but gives up when one of several does.
+                there = f"{self.root}/{path}/{name}"
+                self.fs.get_file(there, str(folder / name), **self._pieces(1))
 
         with ThreadPoolExecutor(CARRIERS) as pool:
             list(pool.map(one, names))
+
+    def _put(self, path: str, data: bytes, *, fresh: bool) -> bool:
+        if self.local:
+            return _put_local(Path(path), data, fresh=fresh)
+        from infra.bucket import put
+
+        return put(self.fs, path, data, fresh=fresh)
+
+    def _pieces(self, at_once: int) -> dict[str, int]:
+        """How a bucket's large files travel."""
+        return {} if self.local else {"chunksize": PART_BYTES, "max_concurrency": at_once}
 
     def _prune(self, path: str) -> None:
         if not self.local:
@@ -195,19 +219,8 @@ def _as_found(info: dict[str, Any]) -> Found:
     return Found(0 if info["type"] == "directory" else int(info["size"]), changed)
 
 
-def _put_remote(fs: AbstractFileSystem, path: str, data: bytes, *, fresh: bool) -> bool:
-    try:
-        fs.pipe_file(path, data, mode="create" if fresh else "overwrite")
-    except OSError as error:
-        if fresh and lost(error):
-            return False
-        raise
-    return True
-
-
-def _put_local(fs: AbstractFileSystem, path: str, data: bytes, *, fresh: bool) -> bool:
-    """Write beside, flush to the disk, then link (create) or rename (replace) into place."""
-    place = Path(path)
+def _put_local(place: Path, data: bytes, *, fresh: bool) -> bool:
+    """Write beside, flush to the disk, link (create) or rename (replace) into place, flush that."""
     draft = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
     for _ in range(TRIES):
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -221,15 +234,25 @@ def _put_local(fs: AbstractFileSystem, path: str, data: bytes, *, fresh: bool) -
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if not fresh:
+        if fresh:
+            os.link(draft, place)
+        else:
             draft.replace(place)
-            return True
-        os.link(draft, place)
+        _settle(place.parent)
     except FileExistsError:
         return False
     finally:
         draft.unlink(missing_ok=True)
     return True
+
+
+def _settle(folder: Path) -> None:
+    """Bring a folder's new name to the disk: a power cut must not take back what has been told."""
+    entries = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(entries)
+    finally:
+        os.close(entries)
 
 
 def clear(folder: Path) -> None:

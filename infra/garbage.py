@@ -1,7 +1,8 @@
 """What nobody needs any more in a root: found from one listing of it; nothing is written.
 
 Never anything young or under a living lease, and only what the store itself has made: decisions,
-notes, checkpoints of unfinished runs and other people's files are not looked at.
+notes, checkpoints of unfinished runs and other people's files are not looked at. Of who died while
+he decided or noted only drafts and leases are.
 """
 
 import re
@@ -13,12 +14,13 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from infra import cache
-from infra.files import Files, Found
+from infra import cache, decisions
+from infra.digests import within
+from infra.files import Files
 from infra.fingerprint import LENGTH
 from infra.integrity import DamagedError, read_manifest
 from infra.lease import living
-from infra.lineage import is_artifact
+from infra.listing import Tree, below, by_first, homes
 from infra.references import Key, Reference, held, named
 from schemas.artifact import Manifest
 from schemas.errors import StorageError
@@ -29,12 +31,10 @@ READERS = 8
 DRAFT_S = 3600.0
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{32}|\.probe-[0-9a-f]{32}")
 LEASE = re.compile(r"lease(-[0-9a-f]{32})?\.json")
-_RUN = re.compile(rf"runs/((.+)-([0-9a-f]{{{LENGTH}}}))/.+")
-_NOTES = "seen"
+_RUN = re.compile(rf"runs/(([^/]+)-([0-9a-f]{{{LENGTH}}}))(/.+)?")
+_OF_DRAFTS = ("", "seen", decisions.FOLDER)
 
 YOUNG, IN_USE, DAMAGED = "too young", "in use", "damaged: psavlm verify"
-
-Tree = dict[str, Found]
 
 
 class Scan:
@@ -52,7 +52,7 @@ class Scan:
         self._found = self.files.found()
         if not self._found:
             raise StorageError(f"nothing in the store {root}: check --root")
-        self._homes = _homes(self._found)
+        self._homes = homes(self._found)
         self._damaged: set[str] = set()
         finished = [home for home, tree in self._homes.items() if "manifest.json" in tree]
         with ThreadPoolExecutor(READERS) as pool:
@@ -62,6 +62,7 @@ class Scan:
     def garbage(self, references: Sequence[Reference]) -> list[Garbage]:
         """All of it, by kind and path."""
         found = [*self._in_homes(), *self._checkpoints(), *self._drafts()]
+        found += self._leases(decisions.FOLDER, below(self._found, decisions.FOLDER))
         if not self.files.local:
             found += self._copies()
         for by in references:
@@ -84,12 +85,15 @@ class Scan:
                 if ours.keys() - {""} or tree.keys() == {""}:
                     yield from self._one("unfinished", home, home, ours)
                 continue
-            leases = {name: found for name, found in tree.items() if LEASE.fullmatch(name)}
-            if leases:
-                yield from self._one("lease", f"{home}/lease.json", home, leases)
-            for owner, attempt in _by_first(tree, below="attempts/").items():
+            yield from self._leases(home, tree)
+            for owner, attempt in by_first(tree, below="attempts/").items():
                 if owner != manifest.attempt:
                     yield from self._one("attempt", f"{home}/attempts/{owner}", home, attempt)
+
+    def _leases(self, home: str, tree: Tree) -> Iterator[Garbage]:
+        leases = {name: found for name, found in tree.items() if LEASE.fullmatch(name)}
+        if leases:
+            yield from self._one("lease", f"{home}/lease.json", home, leases)
 
     def _checkpoints(self) -> Iterator[Garbage]:
         runs: dict[tuple[str, str], Tree] = {}
@@ -104,20 +108,20 @@ class Scan:
     def _drafts(self) -> Iterator[Garbage]:
         for path, found in self._found.items():
             folder, _, name = path.rpartition("/")
-            if _DRAFT.fullmatch(name) and (folder in ("", _NOTES) or folder in self._homes):
+            if _DRAFT.fullmatch(name) and (folder in _OF_DRAFTS or folder in self._homes):
                 yield from self._one("draft", path, "", {path: found})
 
     def _copies(self) -> Iterator[Garbage]:
         """Of this root's artifacts alone: the copies of other roots lie in the same folder."""
         here = Files.at(str(cache.home()))
         everything = here.found()
-        for name, tree in _by_first(everything, below=cache.INCOMING + "/").items():
+        for name, tree in by_first(everything, below=cache.INCOMING + "/").items():
             yield from self._one("draft", f"{here.root}/{cache.INCOMING}/{name}", "", tree)
-        for home, tree in _homes(everything).items():
+        for home, tree in homes(everything).items():
             if home not in self._homes or home in self._damaged:
                 continue
             manifest = self._manifests.get(home)
-            for owner, copy in _by_first(tree).items():
+            for owner, copy in by_first(tree).items():
                 if manifest is None or owner != manifest.attempt:
                     yield from self._one("copy", f"{here.root}/{home}/{owner}", home, copy)
 
@@ -149,8 +153,8 @@ class Scan:
                 continue
             key, ids = held(self.files, manifest)
             mine = names.get(key) if manifest.version == by.shard_version else None
-            if mine is None or not np.isin(ids, mine).any():
-                attempts = _by_first(self._homes[home], below="attempts/")
+            if mine is None or not within(ids, mine).any():
+                attempts = by_first(self._homes[home], below="attempts/")
                 yield from self._one("shard", home, home, attempts.get(manifest.attempt, {}))
 
     def _one(self, kind: Kind, path: str, home: str, tree: Tree) -> Iterator[Garbage]:
@@ -169,27 +173,6 @@ class Scan:
                 bytes=sum(found.bytes for found in tree.values()),
                 changed=datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds"),
             )
-
-
-def _homes(found: Tree) -> dict[str, Tree]:
-    """`step/fingerprint` -> what is in it; a local folder is in itself by the name ""."""
-    homes: dict[str, Tree] = {}
-    for path, one in found.items():
-        step, _, rest = path.partition("/")
-        name, _, inside = rest.partition("/")
-        home = f"{step}/{name}"
-        if home in homes or is_artifact(home):
-            homes.setdefault(home, {})[inside] = one
-    return homes
-
-
-def _by_first(tree: Tree, *, below: str = "") -> dict[str, Tree]:
-    """What lies below a folder, by the first part of the path."""
-    parts: dict[str, Tree] = {}
-    for path, found in tree.items():
-        if path.startswith(below) and (first := path.removeprefix(below).partition("/")[0]):
-            parts.setdefault(first, {})[path] = found
-    return parts
 
 
 def _is_ours(name: str) -> bool:

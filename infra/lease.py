@@ -4,6 +4,9 @@ The lease of a folder is `lease.json`. Who takes over from a dead or expired hol
 `lease-X.json`, and so on: the last link of this chain holds. Every link has one writer and is
 created by a conditional put, so that exactly one process takes over, on any storage that has such
 a put. The lease only saves work: the conditional put of the manifest decides who wins.
+
+Clocks of two machines may differ by hours. So nobody is called late by the clock alone: who waits
+also looks for a while whether the holder renews its lease.
 """
 
 import contextlib
@@ -79,7 +82,7 @@ def leased(files: Files, folder: str) -> Iterator[tuple[Lease, list[str]]]:
     mine = Lease.mine()
     path, dead = _wait(files, folder, mine=mine)
     stop = threading.Event()
-    beat = threading.Thread(target=_beat, args=(files, path, mine, stop), daemon=True)
+    beat = threading.Thread(target=_beat, args=(files, folder, path, mine, stop), daemon=True)
     beat.start()
     try:
         yield mine, dead
@@ -103,12 +106,28 @@ def _over(holder: Lease) -> bool:
     return holder.dead() or holder.expires < time.time()
 
 
+class _Watch:
+    """How long a holder has not renewed its lease, by this process's own clock."""
+
+    def __init__(self) -> None:
+        self._seen: Lease | None = None
+        self._since = 0.0
+
+    def over(self, holder: Lease) -> bool:
+        """Whether the holder is gone: dead, or silent for a lease's time or as its clock says."""
+        if holder != self._seen:
+            self._seen, self._since = holder, time.monotonic()
+        silent = time.monotonic() - self._since
+        late = holder.expires < time.time() and silent > 2 * BEAT_S
+        return holder.dead() or late or silent > TTL_S
+
+
 def _wait(files: Files, folder: str, *, mine: Lease) -> tuple[str, list[str]]:
-    said = ""
+    said, watch = "", _Watch()
     while True:
         chain = _chain(files, folder)
         holder = list(chain.values())[-1] if chain else None
-        if holder is None or _over(holder):
+        if holder is None or watch.over(holder):
             name = f"lease-{holder.owner}.json" if holder else "lease.json"
             if _take(files, folder, name=name, mine=mine):
                 return f"{folder}/{name}", [old.owner for old in chain.values() if old.dead()]
@@ -125,7 +144,7 @@ def _take(files: Files, folder: str, *, name: str, mine: Lease) -> bool:
     # The chain may have been released since it was read: a link that hangs in the air holds
     # nothing. The look back also catches most races on an S3 that ignores If-None-Match.
     chain = _chain(files, folder)
-    if chain and list(chain.values())[-1].owner == mine.owner:
+    if _holds(chain, mine.owner):
         return True
     if path not in chain:
         files.remove(path)
@@ -155,17 +174,25 @@ def _read(files: Files, path: str, *, tidy: bool) -> Lease | None:
         return None
 
 
-def _beat(files: Files, path: str, lease: Lease, stop: threading.Event) -> None:
+def _beat(files: Files, folder: str, path: str, lease: Lease, stop: threading.Event) -> None:
     while not stop.wait(BEAT_S):
         try:
+            # Whoever took over while this machine slept must not find its own lease overwritten.
+            if not _holds(_chain(files, folder, tidy=False), lease.owner):
+                log.warning("%s: another process has taken over; who ends first counts", folder)
+                return
             files.put(path, lease.data(), fresh=False)
         except StorageError as error:  # the next beat tries again; the manifest decides anyway
             log.warning("lease not renewed: %s", error)
 
 
+def _holds(chain: dict[str, Lease], owner: str) -> bool:
+    return bool(chain) and list(chain.values())[-1].owner == owner
+
+
 def _release(files: Files, folder: str, *, path: str, owner: str) -> None:
     chain = _chain(files, folder)
-    if chain and list(chain.values())[-1].owner == owner:
+    if _holds(chain, owner):
         # The first link first: what hangs on a removed one holds nothing (see _take).
         for link in chain:
             files.remove(link)

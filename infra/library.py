@@ -2,11 +2,12 @@
 
 A shard is an artifact of its own, named by the ids in it: `index.parquet` lists them (first column)
 with a few facts about each, and what is kept lies beside it. A crash loses at most the shard in the
-making. An id may lie in two shards, which then hold the same.
+making. An id may lie in two shards, which then hold the same. In memory are 40 bytes for an id; the
+facts stay in the shards until they are asked for.
 """
 
-import io
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.address import split_uri
+from infra.digests import Lookup, digests
 from infra.files import Files
 from infra.fingerprint import content_hash
-from infra.integrity import DamagedError, attempt, condemn, present, read_manifest
+from infra.index import INDEX, read_index
+from infra.integrity import DamagedError, condemn, condemned, present, read_manifest
 from infra.store import Store
 from schemas.artifact import Artifact, Manifest
 from schemas.errors import StorageError
 
-INDEX = "index.parquet"
+# Small files, and in a bucket each costs its time on the way.
+READERS = 16
 
 
 class Library:
-    """The shards of one step and key in a root; ids are sha256 in hexadecimal (64 bytes each)."""
+    """The shards of one step and key in a root; ids are sha256 in hexadecimal."""
 
     def __init__(self, store: Store, step: str, version: int, **key: str) -> None:
         self.store = store
@@ -33,23 +37,23 @@ class Library:
         self.version = version
         self.key = key
         self.shards: list[Artifact] = []
-        self.index = pa.table({})
-        self._sorted = np.array([], dtype="S64")
-        self._place = np.array([], dtype=np.int64)
-        self._shard = np.array([], dtype=np.int32)
+        self._files = Files.at(store.root)
+        # A thing's place is its row in all indexes, one after the other; a shard begins at one.
+        self._starts = np.zeros(1, dtype=np.int64)
+        self._places = Lookup("int64", absent=-1)
         self._load()
 
     def places(self, ids: Sequence[str]) -> np.ndarray:
-        """Return the row of each id in `index`, -1 for an unknown one."""
-        if not len(self._sorted):
-            return np.full(len(ids), -1)
-        keys = np.array(ids, dtype="S64")
-        near = np.searchsorted(self._sorted, keys).clip(max=len(self._sorted) - 1)
-        return np.where(self._sorted[near] == keys, self._place[near], -1)
+        """Return where each id lies, [N]: numbers that grow from shard to shard, -1 for nowhere."""
+        return self._places.find(digests(ids))
+
+    def ids(self) -> np.ndarray:
+        """Return the digests of all that is kept: [N] S32, sorted."""
+        return self._places.items()[0] if self.shards else np.empty(0, "S32")
 
     def missing(self, ids: Sequence[str]) -> list[str]:
         """Return the ids that no shard holds, in their order."""
-        return [name for name, place in zip(ids, self.places(ids), strict=True) if place < 0]
+        return [ids[i] for i in np.flatnonzero(self.places(ids) < 0)]
 
     def spread(self, ids: Sequence[str]) -> dict[int, np.ndarray]:
         """Return for each shard that is needed the positions in `ids` of those that it holds.
@@ -57,17 +61,27 @@ class Library:
         Raises:
             KeyError: an id that no shard holds.
         """
-        places = self.places(ids)
-        if (lost := np.flatnonzero(places < 0)).size:
-            raise KeyError(ids[lost[0]])
-        numbers = self._shard[places]
-        return {int(n): np.flatnonzero(numbers == n) for n in np.unique(numbers)}
+        numbers, _ = self._found(ids)
+        order = np.argsort(numbers, kind="stable")
+        needed, first = np.unique(numbers[order], return_index=True)
+        return dict(zip(needed.tolist(), np.split(order, first[1:]), strict=False))
 
     def rows_within(self, ids: Sequence[str]) -> np.ndarray:
         """Return the row of each (known) id within its own shard."""
-        places = self.places(ids)
-        starts = np.searchsorted(self._shard, np.arange(len(self.shards)))
-        return places - starts[self._shard[places]]
+        return self._found(ids)[1]
+
+    def facts(self, ids: Sequence[str]) -> pa.Table:
+        """Return what the shards tell of each id, in their order; there is at least one.
+
+        Raises:
+            KeyError: an id that no shard holds.
+            StorageError: a shard's index is damaged; the shard is taken out of use.
+        """
+        spread, within = self.spread(ids), self.rows_within(ids)
+        with ThreadPoolExecutor(READERS) as pool:
+            told = pool.map(self._told, spread, [within[own] for own in spread.values()])
+            table = pa.concat_tables(told)
+        return table.take(np.argsort(np.concatenate(list(spread.values())), kind="stable"))
 
     def folder(self, number: int) -> Path:
         """Return a local folder with a shard's files, checked by hash."""
@@ -90,42 +104,55 @@ class Library:
         shard = self.store.artifact(
             self.step, self.version, config={**self.key, **held}, build=build
         )
-        if shard.fingerprint not in [known.fingerprint for known in self.shards]:
-            self._append(shard, index)
-            self._sort()
+        self._append([(shard, digests(index.column(0)))])
+
+    def _found(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The shard of each id, and its row there."""
+        places = self.places(ids)
+        if (lost := np.flatnonzero(places < 0)).size:
+            raise KeyError(ids[lost[0]])
+        numbers = np.searchsorted(self._starts, places, side="right") - 1
+        return numbers, places - self._starts[numbers]
+
+    def _told(self, number: int, rows: np.ndarray) -> pa.Table:
+        folder = f"{self.step}/{self.shards[number].fingerprint}"
+        with condemned(self._files, folder):
+            _, table = read_index(self._files, present(self._files, folder), facts=True)
+        return table.take(rows)
 
     def _load(self) -> None:
-        files = Files.at(self.store.root)
-        for name in files.folders(self.step):
-            folder = f"{self.step}/{name}"
-            try:
-                manifest = read_manifest(files, folder)
-                if manifest is None or not self._is_mine(manifest):
-                    continue
-                index = _read_index(files, manifest)
-            except DamagedError as error:
-                condemn(files, folder, why=error)
-                continue
-            uri = f"{self.store.root}/{folder}"
-            shard = Artifact(uri=uri, step=self.step, fingerprint=name, reused=True)
-            self._append(shard, index)
-        self._sort()
+        with ThreadPoolExecutor(READERS) as pool:
+            found = pool.map(self._shard, self._files.folders(self.step))
+            self._append([shard for shard in found if shard is not None])
+
+    def _shard(self, name: str) -> tuple[Artifact, np.ndarray] | None:
+        """A shard and the digests [N] in it, if it is one of this library's, and sound."""
+        folder = f"{self.step}/{name}"
+        try:
+            manifest = read_manifest(self._files, folder)
+            if manifest is None or not self._is_mine(manifest):
+                return None
+            ids, _ = read_index(self._files, manifest)
+        except DamagedError as error:
+            condemn(self._files, folder, why=error)
+            return None
+        uri = f"{self.store.root}/{folder}"
+        return Artifact(uri=uri, step=self.step, fingerprint=name, reused=True), ids
 
     def _is_mine(self, manifest: Manifest) -> bool:
         given = {k: v for k, v in manifest.config.items() if k != "ids"}
         return manifest.version == self.version and given == self.key
 
-    def _append(self, shard: Artifact, index: pa.Table) -> None:
-        number = np.full(index.num_rows, len(self.shards), dtype=np.int32)
-        self.shards.append(shard)
-        self._shard = np.concatenate([self._shard, number])
-        self.index = pa.concat_tables([self.index, index]) if self.index.num_columns else index
-
-    def _sort(self) -> None:
-        if self.index.num_columns:
-            ids = np.array(self.index.column(0).to_pylist(), dtype="S64")
-            self._place = np.argsort(ids, kind="stable")
-            self._sorted = ids[self._place]
+    def _append(self, shards: Sequence[tuple[Artifact, np.ndarray]]) -> None:
+        known = {shard.fingerprint for shard in self.shards}
+        fresh = [(shard, ids) for shard, ids in shards if shard.fingerprint not in known]
+        if not fresh:
+            return
+        ids = np.concatenate([ids for _, ids in fresh])
+        start = self._starts[-1]
+        self._starts = np.append(self._starts, start + np.cumsum([len(own) for _, own in fresh]))
+        self.shards += [shard for shard, _ in fresh]
+        self._places.add(ids, np.arange(start, start + len(ids)))
 
 
 def root_of(artifact: Artifact) -> Store:
@@ -141,15 +168,3 @@ def vanished(artifact: Artifact, *, what: str) -> StorageError:
     why = DamagedError(f"{artifact.uri}: {what}")
     condemn(files, folder, why=why)
     return StorageError(f"{why}; run the same command again to make them anew")
-
-
-def _read_index(files: Files, manifest: Manifest) -> pa.Table:
-    where = f"{attempt(manifest)}/{INDEX}"
-    data = files.read(where)
-    entry = next((entry for entry in manifest.files if entry.path == INDEX), None)
-    if data is None or entry is None or len(data) != entry.bytes:
-        raise DamagedError(f"{files.address}/{where} is missing or cut short")
-    try:
-        return pq.read_table(io.BytesIO(data))
-    except pa.ArrowException as error:
-        raise DamagedError(f"{files.address}/{where} is not Parquet: {error}") from None

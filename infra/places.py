@@ -4,17 +4,17 @@ The store keeps what psavlm makes; this file reads what others made.
 """
 
 import glob
+import io
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, BinaryIO
 
-import fsspec
-from fsspec.spec import AbstractFileSystem
-
-from infra.faults import reason, troubles
+from infra.address import refuse_credentials
+from infra.faults import reason, troubles, without_secrets
 from schemas.errors import ConfigError, DataError, StorageError
 
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -33,7 +33,9 @@ def is_remote(uri: str) -> bool:
     """Whether a URI needs a file system of its own; ConfigError for any but s3."""
     scheme, mark, _ = uri.partition("://")
     if mark and scheme != "s3":
-        raise ConfigError(f"{uri!r}: only local paths and s3:// are read, not {scheme}://")
+        named = without_secrets(uri)
+        raise ConfigError(f"{named!r}: only local paths and s3:// are read, not {scheme}://")
+    refuse_credentials(uri)
     return bool(mark)
 
 
@@ -88,10 +90,16 @@ def open_file(uri: str) -> BinaryIO:
     """The file's bytes, seekable.
 
     Raises:
-        DataError: it is missing, a folder, or may not be read.
+        DataError: it is missing, a folder, pipe or device, or may not be read.
     """
     try:
-        return remote(uri, "open") if is_remote(uri) else open(uri, "rb")
+        if is_remote(uri):
+            return io.BufferedReader(_Read(uri, remote(uri, "open")))
+        mode = os.stat(uri).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            # A named pipe would block the reader for ever, a device might never end.
+            raise DataError(f"{uri!r} cannot be read: it is no regular file; correct uri=")
+        return open(uri, "rb")
     except OSError as error:
         raise DataError(f"{uri!r} cannot be read: {error.strerror or error}") from error
 
@@ -108,15 +116,26 @@ def read_below(folder: str, name: str, *, limit: int) -> bytes:
         raise PermissionError(name)
     if is_remote(folder):
         return remote(f"{folder.rstrip('/')}/{name}", "cat_file", end=limit + 1)
-    base = os.path.realpath(folder)
-    path = os.path.realpath(os.path.join(base, name))
-    if os.path.commonpath([base, path]) != base:
-        raise PermissionError(name)
+    path = os.path.join(folder, name)
+    if _has_link(folder, name):
+        base, path = os.path.realpath(folder), os.path.realpath(path)
+        if os.path.commonpath([base, path]) != base:
+            raise PermissionError(name)
     # A named pipe or device would block the reader for ever.
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise FileNotFoundError(name)
     with open(path, "rb") as file:
         return file.read(limit + 1)
+
+
+def _has_link(folder: str, name: str) -> bool:
+    """Whether a part of the name is a link; to resolve every path would cost more than to read."""
+    path = folder
+    for part in name.split("/"):
+        path = f"{path}/{part}"
+        if os.path.islink(path):
+            return True
+    return False
 
 
 def check_folder(uri: str) -> None:
@@ -127,17 +146,47 @@ def check_folder(uri: str) -> None:
 
 def remote(uri: str, method: str, **options: Any) -> Any:
     """Call a method of the bucket's file system; StorageError without credentials in it."""
-    files = _bucket(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+    from infra.bucket import bucket
+
+    with _told(uri):
+        return getattr(bucket(), method)(uri, **options)
+
+
+class _Read(io.RawIOBase):
+    """An object's bytes; what fails while they are read is a StorageError, as when it is opened."""
+
+    def __init__(self, uri: str, file: BinaryIO) -> None:
+        self._uri = uri
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(place, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        with _told(self._uri):
+            return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@contextmanager
+def _told(uri: str) -> Iterator[None]:
+    """Turn an error of the bucket's file system into one message; a missing object stays one."""
     try:
-        return getattr(files, method)(uri, **options)
+        yield
     except FileNotFoundError:
         raise
     except troubles(local=False) as error:
         # From None: the chained cause could hold credentials.
         raise StorageError(f"cannot read {uri!r}: {reason(error, local=False)}") from None
-
-
-@lru_cache
-def _bucket(endpoint: str | None) -> AbstractFileSystem:
-    # Listings must be fresh: a cached one would hide new objects.
-    return fsspec.filesystem("s3", endpoint_url=endpoint, use_listings_cache=False)

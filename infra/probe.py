@@ -10,8 +10,12 @@ from infra.files import Files
 
 log = logging.getLogger(__name__)
 
-# One try and short waits: a wrong endpoint must not cost minutes of retries.
-_IMPATIENT = {"connect_timeout": 3, "read_timeout": 10, "retries": {"total_max_attempts": 1}}
+# Few tries and short waits: a wrong endpoint must not cost minutes, a hiccup not the run.
+_IMPATIENT = {
+    "connect_timeout": 3,
+    "read_timeout": 5,
+    "retries": {"mode": "legacy", "total_max_attempts": 3},
+}
 
 
 def probe(root: str) -> bool:
@@ -25,7 +29,7 @@ def probe(root: str) -> bool:
     """
     if root.startswith("s3://"):
         files = Files.at(root, config_kwargs=_IMPATIENT, skip_instance_cache=True)
-        files.fs.retries = 1
+        files.fs.retries = 2
         return _write_twice(files)
     folders = (Path(root), *Path(root).parents)
     made = [folder for folder in folders if not os.path.lexists(folder)]
@@ -37,17 +41,22 @@ def probe(root: str) -> bool:
                 folder.rmdir()
 
 
+def careful(root: str) -> str:
+    """What to do about a root without a conditional put."""
+    return (
+        f"{root} ignores If-None-Match: two runs that build the same artifact at the same time may "
+        "overwrite each other's manifest, and two decisions of the gate each other; run one "
+        "pipeline at a time on it, or use a store that honours conditional writes"
+    )
+
+
 def _write_twice(files: Files) -> bool:
     name = f".probe-{uuid.uuid4().hex}"
     files.put(name, b"first", fresh=True)
     try:
         lost = not files.put(name, b"second", fresh=True)
         if not lost:
-            log.warning(
-                "%s ignores If-None-Match: two runs that build the same artifact at the same time "
-                "may overwrite each other's manifest; run one at a time",
-                files.address,
-            )
+            log.warning(careful(files.address))
         return lost
     finally:
         files.remove(name)

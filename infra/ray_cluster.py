@@ -3,15 +3,18 @@
 HTTP pages listen on 127.0.0.1. Ray's internal ports listen on all interfaces and ask for a token.
 """
 
+import contextlib
 import os
 import secrets
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.port import spare_port
 from infra.provenance import provenance
 from schemas.errors import ConfigError
 
@@ -57,6 +60,7 @@ def join(address: str = "", *, cpus: int, state: Path = Path(".psavlm")) -> Clus
 
         if not ray.is_initialized():
             _start(address or os.environ.get(OWN, ""), cpus)
+        _check_size(cpus)
     url = ray.worker.get_dashboard_url()
     return Cluster(
         dashboard=f"http://{url}" if url else "",
@@ -127,21 +131,49 @@ def _start(address: str, cpus: int) -> None:
     if not address:
         # One machine: gloo must not guess an interface.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        ray.init(
-            address="local",
-            num_cpus=max(cpus, os.cpu_count() or 1),
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            **quiet,
-        )
+        with _as_its_own_address():
+            ray.init(
+                address="local",
+                num_cpus=max(cpus, os.cpu_count() or 1),
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                **quiet,
+            )
         return
     _check_reachable(address)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, ValueError) as error:
         raise _nobody(address, f"{error}; is its token the one of RAY_AUTH_TOKEN_PATH?") from error
+
+
+@contextlib.contextmanager
+def _as_its_own_address() -> Iterator[None]:
+    """Let a cluster that starts now be the one that its own processes ask about actors.
+
+    Without it they ask the last cluster that `ray start` made on this machine. It may be another
+    one, or long dead: each training then waited 48 s for an answer.
+    """
+    port = spare_port()
+    told = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _check_size(cpus: int) -> None:
+    """Also where an earlier step has joined, which asked for fewer."""
+    import ray
+
     have = int(ray.cluster_resources().get("CPU", 0))
     if have < cpus:
+        address = ray.get_runtime_context().gcs_address
         ray.shutdown()
         raise ConfigError(
             f"the Ray cluster at {address} has {have} CPUs and the training asks for {cpus} "

@@ -3,17 +3,14 @@
 Unlike `Library` this only reads: what is damaged is told, not taken out of use.
 """
 
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from infra.digests import within
 from infra.files import Files
-from infra.integrity import DamagedError, attempt
-from infra.library import INDEX
+from infra.index import read_index
 from schemas.artifact import Manifest
 
 Key = frozenset[tuple[str, str]]
@@ -41,53 +38,36 @@ class Reference:
 
 
 def named(files: Files, manifest: Manifest, by: Reference) -> tuple[Key, np.ndarray] | None:
-    """The library's key and the sorted ids [N] that an artifact names; None if it names no library.
+    """The library's key and the sorted digests [N] S32 that an artifact names; None without one.
 
     Raises:
         DamagedError: its index cannot be read.
     """
     paths = [entry.path for entry in manifest.files if _is_index(entry.path, by.index)]
-    tables = [_table(files, manifest, path) for path in sorted(paths)]
-    if not tables:
+    indexes = [read_index(files, manifest, path) for path in sorted(paths)]
+    if not indexes:
         return None
-    stamped = tables[0].schema.metadata or {}
+    stamped = indexes[0][1].schema.metadata or {}
     if not all(name in stamped for name in by.stamps.values()):
         return None
     key = frozenset((part, stamped[name].decode()) for part, name in by.stamps.items())
-    return key, np.unique(np.concatenate([_ids(table) for table in tables]))
+    return key, np.unique(np.concatenate([ids for ids, _ in indexes]))
 
 
 def held(files: Files, manifest: Manifest) -> tuple[Key, np.ndarray]:
-    """The library's key and the sorted ids [N] of a shard; DamagedError if it cannot be read."""
-    table = _table(files, manifest, INDEX)
+    """The library's key and the sorted digests [N] of a shard; DamagedError if unreadable."""
+    ids, _ = read_index(files, manifest)
     config = manifest.config.items()
-    return frozenset((k, str(v)) for k, v in config if k != "ids"), np.unique(_ids(table))
+    return frozenset((k, str(v)) for k, v in config if k != "ids"), np.unique(ids)
 
 
 def lost(ids: np.ndarray, *, among: Iterable[np.ndarray]) -> np.ndarray:
-    """The ids [N] that none of the arrays holds."""
+    """The digests [N], sorted, that none of the sorted arrays holds."""
     here = np.zeros(len(ids), dtype=bool)
     for array in among:
-        here |= np.isin(ids, array, assume_unique=True)
+        here[np.searchsorted(ids, array[within(array, ids)])] = True
     return ids[~here]
 
 
 def _is_index(path: str, index: str) -> bool:
     return path == index or path.startswith(f"{index}/")
-
-
-def _table(files: Files, manifest: Manifest, path: str) -> pa.Table:
-    """The first column of a Parquet file, with the metadata of all."""
-    where = f"{attempt(manifest)}/{path}"
-    data = files.read(where)
-    if data is None:
-        raise DamagedError(f"{files.address}/{where} is missing")
-    try:
-        file = pq.ParquetFile(io.BytesIO(data))
-        return file.read(columns=file.schema_arrow.names[:1])
-    except pa.ArrowException as error:
-        raise DamagedError(f"{files.address}/{where} is not Parquet: {error}") from None
-
-
-def _ids(table: pa.Table) -> np.ndarray:
-    return np.array(table.column(0).to_pylist(), dtype="S64")

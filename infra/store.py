@@ -34,7 +34,7 @@ from infra.integrity import (
     sound,
 )
 from infra.lease import leased
-from infra.probe import probe
+from infra.probe import careful, probe
 from schemas.artifact import Artifact, Manifest
 from schemas.errors import StorageError
 
@@ -52,9 +52,13 @@ class Store:
 
     fingerprint = staticmethod(fingerprint)
 
-    def check(self) -> None:
-        """Find out within seconds whether the root can be used; StorageError if not."""
-        probe(self.root)
+    def check(self) -> str:
+        """Find out within seconds whether the root can be used; StorageError if not.
+
+        Returns:
+            What a user of it must know; "" where all is fine.
+        """
+        return "" if probe(self.root) else careful(self.root)
 
     def artifact(
         self,

@@ -1,10 +1,12 @@
 """Is a root whole? All files by hash, all artifacts by fingerprint, all ids by their shards."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from infra.digests import texts, within
 from infra.files import Files
 from infra.fingerprint import fingerprint
 from infra.integrity import DamagedError, attempt, compare, read_manifest
@@ -14,9 +16,16 @@ from schemas.artifact import Artifact, Manifest
 from schemas.errors import StorageError
 from schemas.upkeep import Fault, Verification
 
+# Title and total -> a context with tick(done, note), such as tasks.progress.progress.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int, str], None]]]
+
 
 def verify(
-    root: str, wanted: Sequence[str] | None, *, references: Sequence[Reference]
+    root: str,
+    wanted: Sequence[str] | None,
+    *,
+    references: Sequence[Reference],
+    progress: Progress,
 ) -> Verification:
     """Hash artifacts and all they rest on: ancestors, and the shards that hold what they name.
 
@@ -26,16 +35,16 @@ def verify(
         root: the root's address.
         wanted: artifacts, `step/fingerprint`; None for all of the root.
         references: which steps name things of which library.
+        progress: told how far it is.
 
     Raises:
         StorageError: an artifact that is wanted is not there, the root holds none at all, or it
             cannot be read.
     """
-    check = _Check(Files.at(root), references)
+    check = _Check(Files.at(root), references, progress)
     names = list(folders(check.files)) if wanted is None else list(wanted)
     # Shards first: whether an id is anywhere is asked of those that are whole.
-    for name in sorted(names, key=lambda name: not check.is_shard(name)):
-        check.look(name)
+    check.look_at("verify", sorted(names, key=lambda name: not check.is_shard(name)))
     if wanted is None and len(check.absent) == len(names):
         raise StorageError(f"no artifact in the store {root}: check --root")
     if absent := [name for name in wanted or () if name in check.absent]:
@@ -48,6 +57,7 @@ def verify(
 class _Check:
     files: Files
     references: Sequence[Reference]
+    progress: Progress
     sound: dict[str, Manifest] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
@@ -56,6 +66,12 @@ class _Check:
 
     def is_shard(self, folder: str) -> bool:
         return folder.partition("/")[0] in {by.shards for by in self.references}
+
+    def look_at(self, title: str, names: Sequence[str]) -> None:
+        with self.progress(title, len(names)) as tick:
+            for done, name in enumerate(names, start=1):
+                self.look(name)
+                tick(done, name)
 
     def look(self, folder: str) -> bool:
         """Hash an artifact and its ancestors, each once; whether it is (still) there."""
@@ -102,14 +118,13 @@ class _Check:
             return
         key, ids = asked
         mine = {name: there for name, (k, there) in shards.items() if k == key}
-        for name, there in mine.items():
-            if np.isin(there, ids).any():
-                self.look(name)
+        needed = [name for name, there in mine.items() if within(there, ids).any()]
+        self.look_at(f"verify {by.shards}", needed)
         among = [there for name, there in mine.items() if name not in self.damaged]
         if (gone := lost(ids, among=among)).size:
             raise DamagedError(
                 f"{self.files.address}/{by.step}/{manifest.fingerprint}: {gone.size} of its "
-                f"{ids.size} {by.shards} are in no shard, such as {gone[0].decode()}"
+                f"{ids.size} {by.shards} are in no shard, such as {texts(gone[:1])[0]}"
             )
 
     def _shards(self, by: Reference) -> Iterator[tuple[str, tuple[Key, np.ndarray]]]:

@@ -212,8 +212,6 @@ def map_label(
 def _level_number(
     level: str | None, target: LabelTarget, mapping: LabelMapping, taxonomy: Taxonomy, where: str
 ) -> int:
-    names = {lv.id: i for i, lv in enumerate(taxonomy.levels)}
-    numbers = {str(i): i for i in range(len(taxonomy.levels))}
     if level is None or level == "":
         if target.level is None:
             raise DataError(
@@ -221,6 +219,8 @@ def _level_number(
                 "has no default for it; give the row a level, or the mapping a default"
             )
         return target.level
+    names = {lv.id: i for i, lv in enumerate(taxonomy.levels)}
+    numbers = {str(i): i for i in range(len(taxonomy.levels))}
     known = {**numbers, **names, **mapping.levels}
     if level not in known:
         raise DataError(

@@ -81,7 +81,7 @@ def read_picture(image: Path) -> "Image":
     """An image file as RGB; DataError if it is none."""
     from PIL import Image
 
-    from tasks.ingest.images import FAULTS
+    from tasks.decoder.strict import FAULTS
 
     try:
         return Image.open(image).convert("RGB")

@@ -20,6 +20,13 @@ def csv_of_another_encoding(draw: Random) -> bytes:
 
 
 @whole(ERROR, "csv")
+def cells_that_are_parted_otherwise(draw: Random) -> bytes:
+    mark, quote = draw.choice([";", "\t", "|"]), draw.choice(["", '"'])
+    lines = [["question", "type", "answer"], ["q, r", "clean", "a"]]
+    return "\r\n".join(mark.join(quote + c + quote for c in line) for line in lines).encode()
+
+
+@whole(ERROR, "csv")
 def thousands_of_columns(draw: Random) -> bytes:
     names = ",".join(f"c{i}" for i in range(draw.choice([10_000, 50_000, 300_000])))
     return f"question,type,{names}\nq,clean\n".encode()

@@ -156,3 +156,15 @@ def turn_of_another_kind(draw: Random) -> bytes:
 def object_cut_short(draw: Random) -> bytes:
     data = json.dumps({str(n): {"Question": "q"} for n in range(9)}).encode()
     return data[: draw.randrange(1, len(data) - 1)]
+
+
+@whole(ERROR, "json")
+def json_of_another_encoding(draw: Random) -> bytes:
+    text = json.dumps([row(question="\u00e9")] * 2, ensure_ascii=False)
+    return text.encode(draw.choice(["latin-1", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]))
+
+
+@whole(ERROR, "jsonl")
+def lines_of_another_encoding(draw: Random) -> bytes:
+    text = "\n".join([json.dumps(row(question="\u00e9"), ensure_ascii=False)] * 2)
+    return text.encode(draw.choice(["utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"]))

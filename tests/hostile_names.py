@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 from random import Random
+from socket import AF_UNIX, socket
 
-from tests.hostile import ACCEPTED, encoded, name
+from schemas.config import SourceConfig
+from tests.hostile import ACCEPTED, ERROR, encoded, kind, name
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
@@ -68,3 +70,29 @@ def no_plain_file(folder: Path, draw: Random) -> str:
 @name("bad_value")
 def name_with_half_a_character(folder: Path, draw: Random) -> str:
     return draw.choice(["\ud800.png", "a\udfff", "\udc80/a.png"])
+
+
+@name(ACCEPTED)
+def folder_that_holds_itself(folder: Path, draw: Random) -> str:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "loop").symlink_to(draw.choice(["..", folder, "../deep/.."]))
+    return "deep/loop/" * draw.randrange(1, 15) + "good.png"
+
+
+@kind(ERROR)
+def source_that_is_no_file(folder: Path, draw: Random) -> SourceConfig:
+    path = folder / f"t.{draw.choice(['csv', 'jsonl', 'parquet', 'json', 'tsv'])}"
+    ways = [os.mkfifo, os.mkdir, lambda p: p.symlink_to("/dev/zero"), lambda p: p.symlink_to(p)]
+    draw.choice([*ways, _socket])(path)
+    return SourceConfig(format="table", uri=str(path), name="odd")
+
+
+def _socket(path: Path) -> None:
+    # A socket's whole name must be short: it is bound where it lies.
+    back = os.getcwd()
+    os.chdir(path.parent)
+    try:
+        with socket(AF_UNIX) as listening:
+            listening.bind(path.name)
+    finally:
+        os.chdir(back)

@@ -77,7 +77,14 @@ def value_that_python_has_not(draw: Random) -> bytes:
         2, pa.py_buffer(bytes([0, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0])), pa.py_buffer(b"a\xff\xfe")
     )
     days = pa.array([0, 2**31 - 1], pa.int32()).cast(pa.date32())
-    return parquet(more=draw.choice([far, text, days]))
+    long = pa.array([0, 2**62]).cast(pa.duration("s"))
+    return parquet(more=draw.choice([far, text, days, long]))
+
+
+@whole(ERROR, "parquet")
+def field_that_is_there_twice(draw: Random) -> bytes:
+    inner = pa.StructArray.from_arrays([pa.array([1, 2])] * 2, names=["a", "a"])
+    return parquet(**{draw.choice(["more", "answer"]): inner})
 
 
 @whole("bad_row", "parquet")

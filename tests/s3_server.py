@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import boto3
 from moto.server import ThreadedMotoServer
-from s3fs import S3FileSystem
 
 BUCKET = "artifacts"
 
@@ -15,7 +14,6 @@ def s3_server() -> Iterator[dict[str, str]]:
     """Starts the server; yields the AWS settings that reach it."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    S3FileSystem.clear_instance_cache()  # an instance keeps the endpoint that it has seen first
     try:
         host, port = server.get_host_and_port()
         settings = {
@@ -35,4 +33,3 @@ def s3_server() -> Iterator[dict[str, str]]:
         yield settings
     finally:
         server.stop()
-        S3FileSystem.clear_instance_cache()

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from infra.ahead import ahead
 from infra.parts import read_parts
 from infra.store import Store
 from schemas.config import BalanceConfig
@@ -25,6 +26,7 @@ from tasks.balance import (
     read_ratios,
     sides,
 )
+from tasks.balance.order import by_key, first_by_key
 from tasks.balance.pool import read_pool
 
 
@@ -160,6 +162,74 @@ def test_keys_are_the_head_of_a_sha256():
     expected = int.from_bytes(hashlib.sha256(b"3:abc").digest()[:8], "big")
     assert hash_keys(["abc"], seed=3).tolist() == [expected]
     assert len(hash_keys([], seed=3)) == 0
+
+
+def test_sorting_and_choosing_by_key_keep_the_order_of_equal_keys():
+    random = np.random.default_rng(0)
+    for most in (2, 50, 2**63):
+        keys = random.integers(0, most, 3000).astype(np.uint64)
+        expected = np.argsort(keys, kind="stable")
+        assert (by_key(keys) == expected).all()
+        for count in (0, 1, 700, 2999, 3000):
+            assert set(first_by_key(keys, count)) == set(expected[:count])
+    assert len(by_key(np.empty(0, np.uint64))) == len(first_by_key(np.empty(0, np.uint64), 0)) == 0
+
+
+# --- the pool ---
+
+
+def test_the_pool_is_what_a_loop_over_all_rows_finds(tmp_path):
+    content = [
+        row(
+            f"r{i}",
+            source=f"source {i % 331}",  # more strata than one byte counts
+            split="test" if i < 40 or i % 11 == 0 else "train",
+            image_ids=["a"] * (i % 3),
+            risk_type="privacy" if i % 2 else "clean",
+            risk_level=i % 2,
+            supervises="concept" if i % 5 == 0 else "both",
+        )
+        for i in range(1500)
+    ]
+    (tmp_path / "rows").mkdir()
+    cuts = (0, 40, 40, 700, 1500)  # a part of test rows alone, and one without any row
+    for number, (start, stop) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        table = pa.Table.from_pylist(content[start:stop], ROWS)
+        pq.write_table(table, tmp_path / "rows" / f"part-{number:05d}.parquet", row_group_size=99)
+    for answered in (False, True):
+        pool = read_pool(tmp_path, BalanceConfig(with_answers_only=answered, seed=4))
+        places = [
+            place
+            for place, own in enumerate(content)
+            if own["split"] == "train" and len(own["image_ids"]) <= 1
+            if own["supervises"] == "both" or not answered
+        ]
+        own = [content[place] for place in places]
+        assert pool.place.tolist() == places
+        assert pool.keys.tolist() == hash_keys((r["sample_id"] for r in own), seed=4).tolist()
+        assert [pool.strata[number] for number in pool.stratum] == [
+            (r["risk_type"], r["risk_level"], r["source"]) for r in own
+        ]
+        assert len(pool.strata) == len(set(pool.strata)) > 256
+        some = np.arange(0, len(places), 3)
+        for number, group in pool.by_stratum(some):
+            assert (group == some[pool.stratum[some] == number]).all() and len(group)
+        assert sum(len(group) for _, group in pool.by_stratum(some)) == len(some)
+
+
+def test_what_is_read_ahead_comes_in_order_and_an_error_in_its_turn():
+    def read(number: int) -> int:
+        if number == 5:
+            raise DataError("five")
+        return number * number
+
+    assert list(ahead([], read)) == []
+    assert list(ahead(range(4), read)) == [0, 1, 4, 9]
+    found = []
+    with pytest.raises(DataError, match="five"):
+        for number in ahead(range(9), read):
+            found.append(number)
+    assert found == [0, 1, 4, 9, 16]
 
 
 # --- shares ---

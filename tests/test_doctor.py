@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from infra.doctor import machine, services
-from infra.servers.ports import spare_port
+from infra.port import spare_port
 from infra.servers.specs import MLFLOW, SPECS
 from infra.servers.state import FOLDER
 from tests.s3_server import BUCKET, s3_server

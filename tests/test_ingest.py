@@ -15,16 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import tasks.ingest.step as step
+import tasks.ingest.loading as loading
 from infra.parts import read_parts
 from infra.store import Store
 from schemas.config import IngestConfig, SourceConfig
 from schemas.errors import ConfigError, DataError, StorageError
 from schemas.samples import IMAGES, REJECTS, ROWS
+from tasks.decoder.children import decode_all
+from tasks.decoder.strict import Facts, Refusal
 from tasks.images import read_images
 from tasks.ingest import VERSION, build_samples, ingest
 from tasks.ingest.groups import group_images, near_pairs
-from tasks.ingest.images import Picture, Refusal, decode
 from tasks.ingest.splits import assign_split
 
 
@@ -132,12 +133,11 @@ def test_every_bad_image_is_a_reject_with_its_reason_and_the_good_ones_stay(tmp_
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
 def test_an_image_is_read_whole_and_refused_at_every_cut(kind):
     whole = encoded(kind)
-    kept = decode("id", whole, max_pixels=1200)
-    assert isinstance(kept, Picture)
-    assert (kept.image_id, kept.data, kept.format) == ("id", whole, kind)
-    assert (kept.width, kept.height, len(kept.phash)) == (40, 30, 64)
+    (kept,) = decode_all([whole], max_pixels=1200)
+    assert isinstance(kept, Facts)
+    assert (kept.format, kept.width, kept.height, len(kept.phash)) == (kind, 40, 30, 64)
     cuts = [len(whole) * part // 40 for part in range(39)]
-    found = [decode("id", whole[:cut], max_pixels=1200) for cut in cuts]
+    found = decode_all([whole[:cut] for cut in cuts], max_pixels=1200)
     assert {getattr(f, "reason", "accepted") for f in found} == {"image_unreadable"}
 
 
@@ -146,7 +146,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(side):
     chunk = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk
     bomb = header + struct.pack(">I", zlib.crc32(chunk)) + struct.pack(">I", 0) + b"IDAT" + bytes(4)
-    found = decode("id", bomb, max_pixels=IngestConfig().max_image_pixels)
+    (found,) = decode_all([bomb], max_pixels=IngestConfig().max_image_pixels)
     assert isinstance(found, Refusal)
     assert found.reason == "image_too_many_pixels"
 
@@ -331,9 +331,39 @@ def test_near_pairs_are_those_that_a_comparison_of_all_with_all_finds():
         digests[i] = np.packbits(bits)
     count = np.bitwise_count(digests[:, None] ^ digests[None]).sum(axis=2)
     wanted = {(i, j) for i, j in np.argwhere(count <= 15) if i < j}
-    found = {tuple(sorted(pair)) for pair in near_pairs(digests, bits=15).tolist()}
+    hashes = np.ascontiguousarray(digests).view("S32").ravel()
+    pairs = np.concatenate(list(near_pairs(hashes, bits=15)))
+    found = {tuple(sorted(pair)) for pair in pairs.tolist()}
     assert found == wanted
     assert len(wanted) > 70
+
+
+def test_pairs_are_found_however_the_differing_bits_lie():
+    """At most 15: here some word has three, each in a band of its own, or all are in two words."""
+    draw = np.random.default_rng(2)
+    for _ in range(200):
+        bits = draw.integers(0, 2, 256, np.uint8)
+        other, starts = bits.copy(), draw.permutation(4) * 64
+        bands = draw.permutation([0, 13, 26, 39])[:3]
+        spread = [starts[0] + bands + draw.integers(0, 12), starts[3] + np.arange(4)]
+        rest = [start + draw.choice(64, 4, replace=False) for start in starts[1:3]]
+        other[np.concatenate([*spread, *rest])] ^= 1
+        hashes = np.frombuffer(np.packbits([bits, other], bitorder="little").tobytes(), "S32")
+        assert any(len(pairs) for pairs in near_pairs(hashes, bits=15))
+        assert not any(len(pairs) for pairs in near_pairs(hashes, bits=14))
+
+
+def test_pairs_that_are_too_many_to_be_held_make_the_same_groups(monkeypatch):
+    draw = np.random.default_rng(3)
+    kinds = draw.integers(0, 256, (9, 32), np.uint8)
+    bits = np.unpackbits(kinds[draw.integers(0, 9, 400)], axis=1)
+    bits[np.arange(400), draw.integers(0, 256, 400)] ^= 1
+    hashes = [row.tobytes().hex() for row in np.packbits(bits, axis=1)]
+    asked = {"qualities": [100] * 400, "rows": np.array([[0, 399], [7, 5]]), "bits": 15}
+    whole = group_images(hashes, **asked)
+    assert len(set(whole.tolist())) in (7, 8, 9)
+    monkeypatch.setattr("tasks.ingest.groups.MOST_PAIRS", 10)
+    assert group_images(hashes, **asked).tolist() == whole.tolist()
 
 
 def test_flat_pictures_are_like_no_others_and_images_of_one_row_stay_together():
@@ -355,8 +385,8 @@ def test_one_per_cent_of_new_images_costs_one_per_cent_of_the_work(tmp_path, mon
     for shade in range(404):
         (images / f"{shade}.bmp").write_bytes(bmp(shade))
     store, reads = Store(str(tmp_path / "store")), []
-    fetch = step.fetch
-    monkeypatch.setattr(step, "fetch", lambda ref, **kw: reads.append(ref) or fetch(ref, **kw))
+    fetch = loading.fetch
+    monkeypatch.setattr(loading, "fetch", lambda ref, **kw: reads.append(ref) or fetch(ref, **kw))
     first = ingest(IngestConfig(sources=(source,)), store=store)
     assert (first.counts["decoded"], len(reads)) == (400, 400)
     table(tmp_path / "in", [{"image": f"{i}.bmp"} for i in range(404)])
@@ -404,6 +434,39 @@ def test_a_damaged_shard_is_found_and_the_next_run_makes_it_anew(tmp_path):
     assert dict(read_images(again, wanted)) == {wanted[0]: bmp(1)}
 
 
+def test_a_folder_is_listed_once_an_ingest_and_its_notes_are_written_when_they_change(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("infra.identity.HASH_UP_TO", 0)
+    monkeypatch.setattr("tasks.ingest.seen.FRESH", 3)
+    source = table(tmp_path / "in", [{"image": f"deep/{i}.bmp"} for i in range(10)])
+    (Path(source.images) / "deep").mkdir()
+    for shade in range(11):
+        (Path(source.images) / "deep" / f"{shade}.bmp").write_bytes(bmp(shade))
+    store, scans, scan = Store(str(tmp_path / "store")), [], os.scandir
+    monkeypatch.setattr(
+        "infra.identity.os.scandir", lambda place: scans.append(str(place)) or scan(place)
+    )
+
+    def run(rows: int) -> tuple[int, int, int]:
+        """How often the images' folder is listed, what is decoded, and which file has the notes."""
+        scans.clear()
+        table(tmp_path / "in", [{"image": f"deep/{i}.bmp"} for i in range(rows)])
+        made = ingest(IngestConfig(sources=(source,)), store=store)
+        (notes,) = tmp_path.glob("store/seen/*.parquet")
+        listed = sum(place.startswith(source.images) for place in scans)
+        return listed, made.counts["decoded"], notes.stat().st_ino
+
+    listed, decoded, first = run(10)
+    assert (listed, decoded) == (2, 10)  # the folder, and the one in it
+    listed, decoded, second = run(9)
+    assert (listed, decoded) == (2, 0)
+    assert second == first
+    listed, decoded, third = run(11)
+    assert (listed, decoded) == (2, 1)
+    assert third != second
+
+
 # --- the whole step ---
 
 
@@ -436,8 +499,9 @@ def mixed(folder: Path, *, backwards: bool) -> list[SourceConfig]:
 
 def test_output_files_do_not_depend_on_any_order_or_on_threads(tmp_path, monkeypatch):
     counts, _, _ = built(tmp_path / "one", *mixed(tmp_path / "a", backwards=False))
-    monkeypatch.setattr(step, "THREADS", 1)
-    monkeypatch.setattr(step, "BATCH", 3)
+    monkeypatch.setattr(loading, "cores", lambda: 1)
+    monkeypatch.setattr(loading, "IMAGES", 3)
+    monkeypatch.setattr(loading, "MOST_BYTES", 100)
     built(tmp_path / "two", *mixed(tmp_path / "b", backwards=True))
     assert counts == {
         "in": 46,

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from flows.line import pipeline, plainly, up_to
+from infra.servers.run import lingering
 from infra.store import Store, open_artifact
 from schemas.presets import Parameters, resolve
 from tests.shelf import LIBRARIES
@@ -21,6 +22,15 @@ from tests.tiny_bars import missed
 # The first test may wait for another module's cluster to be gone.
 pytestmark = pytest.mark.timeout(900)
 DATA = (*LIBRARIES, "tiny_world", "ingest", "validate", "balance", "base_model", "encode")
+SHORT = """
+extends = "tiny"
+[stage1]
+checkpoint_every = 5
+[stage1.parts.concept]
+steps = 20
+[stage1.parts.tokens]
+steps = 30
+"""
 PSAVLM = str(Path(sys.executable).parent / "psavlm")
 
 
@@ -53,6 +63,13 @@ def test_every_number_has_its_items_and_its_interval(tiny_run: dict) -> None:
             assert metric["n"] > 0
 
 
+def test_the_counts_of_the_trained_steps(tiny_run: dict) -> None:
+    counts = {name: set(artifact["counts"]) for name, artifact in tiny_run["artifacts"].items()}
+    arms = {f"evaluate/{arm}": {"items"} for arm in ("base", "stage1", "stage2")}
+    trained = {"stage1": {"steps"}, "stage2": {"steps"}, **arms, "report": {"arms", "charts"}}
+    assert {name: counts[name] for name in trained} == trained  # the others: test_public_names.py
+
+
 def test_a_second_run_reuses_every_step(tiny_run: dict, tiny_root: str, tmp_path: Path) -> None:
     again = psavlm("run", "--root", tiny_root, cwd=tmp_path)
     assert all(artifact["reused"] for artifact in again["artifacts"].values())
@@ -83,35 +100,95 @@ def test_answer_refuses_the_risk_that_the_image_shows(
     assert max(told["types"], key=told["types"].get) in told["answer"]
 
 
-@pytest.mark.parametrize(
-    ("stage", "part", "earlier"),
-    [
-        ("stage1", "tokens", ()),
-        pytest.param("stage2", "lora", ("stage1",), marks=pytest.mark.slow),
-    ],
-)
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A preset of few steps: what is proved with it is that a kill changes nothing."""
+    preset = tmp_path_factory.mktemp("preset") / "short.toml"
+    preset.write_text(SHORT)
+    return preset
+
+
 def test_killed_worker_and_killed_driver_end_with_the_same_bits(
+    short: Path, encoded_root: str, only_cluster: None, tmp_path: Path
+) -> None:
+    calm = _linked(tmp_path / "calm", encoded_root)
+    asked = ("--preset", str(short))
+    undisturbed = psavlm("stage1", *asked, "--root", str(calm), cwd=tmp_path)
+    again = _killed_twice(tmp_path, encoded_root, *asked, at=(5, 20))
+    assert _hashes(undisturbed["uri"]) == _hashes(again["uri"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "part", "earlier"), [("stage1", "tokens", ()), ("stage2", "lora", ("stage1",))]
+)
+def test_kills_at_full_length_end_with_the_same_bits(
     stage: str, part: str, earlier: tuple[str, ...], tiny_run: dict, tiny_root: str, tmp_path: Path
 ) -> None:
-    """SIGKILL of a Ray Train worker, later of the driver, then the same command."""
-    root = tmp_path / "store"
-    for step in (*DATA, *earlier):
-        shutil.copytree(Path(tiny_root) / step, root / step, copy_function=os.link)
-    driver = _start(stage, root, tmp_path)
-    worker = _wait_for_step(driver, root, stage, part=part, step=10)
-    os.kill(worker, signal.SIGKILL)
-    _wait_for_step(driver, root, stage, part=part, step=60)
-    _kill(driver)
-    again = psavlm(stage, "--root", str(root), cwd=tmp_path)
-    assert not again["reused"]
+    again = _killed_twice(tmp_path, tiny_root, stage=stage, part=part, earlier=earlier, at=(10, 60))
     undisturbed = tiny_run["artifacts"][stage]["uri"]
-    assert _hashes(undisturbed) == _hashes(f"{root}/{stage}/{Path(undisturbed).name}")
+    assert _hashes(undisturbed) == _hashes(again["uri"])
+
+
+def test_a_cluster_of_our_own_asks_itself_and_no_dead_one(
+    only_cluster: None, tmp_path: Path
+) -> None:
+    """Ray Train's actors ask for each other by the address that their environment gives."""
+    code = """
+from infra import ray_cluster
+
+page = ray_cluster.join(cpus=1).dashboard
+import ray
+
+@ray.remote
+def asked():
+    from ray.dashboard.utils import ray_address_to_api_server_url
+    return ray_address_to_api_server_url(None)
+
+print(page, ray.get(asked.remote()))
+"""
+    # As after a cluster that was killed.
+    stale = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9"}
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=stale, capture_output=True, text=True,
+        check=True, timeout=300,
+    )  # fmt: skip
+    page, asked = told.stdout.split()[-2:]
+    assert page == asked
+
+
+def _linked(root: Path, whole: str, *, earlier: tuple[str, ...] = ()) -> Path:
+    """A new root that has the data and some stages of another one, without a copy."""
+    for step in (*DATA, *earlier):
+        shutil.copytree(Path(whole) / step, root / step, copy_function=os.link)
+    return root
+
+
+def _killed_twice(
+    cwd: Path,
+    whole: str,
+    *asked: str,
+    at: tuple[int, int],
+    stage: str = "stage1",
+    part: str = "tokens",
+    earlier: tuple[str, ...] = (),
+) -> dict:
+    """SIGKILL of a Ray Train worker, later of the driver, then the same command to its end."""
+    root = _linked(cwd / "killed", whole, earlier=earlier)
+    driver = _start(stage, root, cwd, *asked)
+    worker = _wait_for_step(driver, root, stage, part=part, step=at[0])
+    os.kill(worker, signal.SIGKILL)
+    _wait_for_step(driver, root, stage, part=part, step=at[1])
+    _kill(driver)
+    again = psavlm(stage, *asked, "--root", str(root), cwd=cwd)
+    assert not again["reused"]
     assert not list(root.glob("runs/*"))
+    return again
 
 
-def _start(step: str, root: Path, cwd: Path) -> subprocess.Popen:
+def _start(step: str, root: Path, cwd: Path, *asked: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [PSAVLM, step, "--root", str(root)],
+        [PSAVLM, step, *asked, "--root", str(root)],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -142,10 +219,9 @@ def _kill(driver: subprocess.Popen) -> None:
     children = psutil.Process(driver.pid).children(recursive=True)
     driver.kill()
     driver.communicate()
-    gone, alive = psutil.wait_procs(children, timeout=60)
-    for process in alive:  # of our own making, and in the way of the next cluster
-        process.kill()
-    psutil.wait_procs(alive, timeout=10)
+    for process in (alive := lingering(children, 60)):
+        process.kill()  # of our own making, and in the way of the next cluster
+    lingering(alive, 10)
 
 
 def _hashes(uri: str) -> dict[str, str]:

@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 import schemas.errors
 from flows.cli import show
 from flows.cli.main import application
-from flows.line import STEPS, pipeline, up_to
+from flows.line import STEPS, pipeline, plainly, up_to
 from flows.outcome import Outcome
+from infra.store import Store
 from schemas.artifact import Artifact, FileEntry, Manifest
 from schemas.audit import DISPUTED, AuditReport, SourceAudit
 from schemas.config import (
@@ -54,7 +55,7 @@ from schemas.upkeep import Ancestor, Clearance, Fault, Garbage, Lineage, Verific
 from tasks.sources import READERS
 from tasks.sources.fields import FIELDS
 from tasks.validate.rules import rules
-from tasks.validate.step import CLASHING, QUARANTINE
+from tasks.validate.step import CLASHING, QUARANTINE, REFUSED
 
 HOME = Path(__file__).parents[1]
 COMMAND = typer.main.get_command(application())
@@ -209,6 +210,37 @@ RECORDS = {
     AuditReport: ["model", "margin", "splits", "left_out", "sources"],
     SourceAudit: ["source", "rows", "disputed", "level_disputed", "kinds"],
 }  # fmt: skip
+# verdict.json of validate, and what each of its parts, or each entry of one, holds at least.
+VERDICT = [
+    "success", "rules", "policies", "teaches", "labels", "several_images", "contamination",
+    "conflicts", "licences", "counts", "sources", "training_rows",
+]  # fmt: skip
+VERDICT_PARTS = {
+    "teaches": {"both", "concept", "evaluation"},
+    "conflicts": {"rows", "groups"},
+    "training_rows": {"types", "levels"},
+}
+VERDICT_ENTRIES = {
+    "rules": {"reason", "checks", "action", "found"},
+    "policies": {"choice", "rows"},
+    "labels": {"split", "risk_type", "risk_level", "rows"},
+    "licences": {"licence", "source", "rows", "images", "named", "non_commercial"},
+    "sources": {"in", "rejected", "removed", "rate"},
+}
+COUNTS = {
+    "world": {"images", "items"},
+    "ingest": {"in", "accepted", "rejected", "images", "decoded", "new_bytes"},
+    "validate": {
+        "in", "accepted", "quarantined", "concept_only", "clean_by_level", "several_images",
+        "text_only", "supervises_both", "supervises_concept", "supervises_evaluation",
+        "train_unsafe", "train_clean", "calibration_unsafe", "calibration_clean", "test_unsafe",
+        "test_clean", "conflicts", "unsafe_rejected", "level_zero_rejected", "conflicts_rejected",
+        "contaminated",
+    },
+    "balance": {"in", "unsafe", "clean", "rows", "positions"},
+    "base": {"parameters"},
+    "encode": {"images", "encoded", "new_bytes"},
+}  # fmt: skip
 METHOD_CHOICES = {
     "projector": ("c_abstractor", "mlp", "none"),
     "head": ("cross_attention", "pooled_mlp", "none"),
@@ -330,6 +362,20 @@ def test_the_columns_of_a_table_and_of_what_ingest_writes():
     ]  # fmt: skip
 
 
+def test_the_counts_of_the_steps_and_the_keys_of_the_verdict(encoded_root):
+    store = Store(encoded_root)
+    made = up_to(pipeline(resolve(Parameters()), store=store, do=plainly), "encode")
+    assert {name: set(artifact.counts) for name, artifact in made.items()} == COUNTS
+    verdict = json.loads((store.local(made["validate"]) / "verdict.json").read_text())
+    assert list(verdict) == VERDICT
+    assert verdict["counts"].keys() == COUNTS["validate"]
+    assert {name: set(verdict[name]) for name in VERDICT_PARTS} == VERDICT_PARTS
+    for name, keys in VERDICT_ENTRIES.items():
+        entries = verdict[name].values() if isinstance(verdict[name], dict) else verdict[name]
+        assert entries and all(entry.keys() >= keys for entry in entries)
+    assert REFUSED == "refused"
+
+
 def test_the_line_of_an_artifact_and_of_a_run(capsys):
     artifact = Artifact(uri="/r/ingest/f", step="ingest", fingerprint="f", counts={"in": 1})
     show.as_json(artifact)
@@ -384,7 +430,8 @@ def test_the_choices_of_the_method():
 
 
 def test_the_reasons_for_which_ingest_refuses():
-    files = [*(HOME / "tasks/ingest").glob("*.py"), *(HOME / "tasks/sources").glob("*.py")]
+    rooms = ("tasks/decoder", "tasks/ingest", "tasks/sources")
+    files = [file for room in rooms for file in (HOME / room).glob("*.py")]
     assert set().union(*map(reasons, files)) == INGEST_REASONS
 
 
@@ -418,11 +465,12 @@ def calls(tree: ast.AST) -> Iterator[ast.expr]:
     place = {"RawReject": 1, "Refusal": 0}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in place:
-            yield node.args[place[node.func.id]]
+            # A child's answer is unpacked whole: it was made by a call that is seen here.
+            yield from node.args[place[node.func.id] :][:1]
 
 
 def texts(value: ast.expr, names: dict[str, ast.expr]) -> Iterator[str]:
-    """The texts that an expression may be; a reason handed on from a Refusal has been seen."""
+    """The texts that an expression may be; a reason that is handed on has been seen."""
     if isinstance(value, ast.Constant):
         yield value.value
     elif isinstance(value, ast.IfExp):
@@ -431,4 +479,4 @@ def texts(value: ast.expr, names: dict[str, ast.expr]) -> Iterator[str]:
     elif isinstance(value, ast.Name):
         yield from texts(names[value.id], names)
     else:
-        assert ast.unparse(value) == "refusal.reason", ast.unparse(value)
+        assert ast.unparse(value) in ("refusal.reason", "row['reason']"), ast.unparse(value)

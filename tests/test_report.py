@@ -254,6 +254,26 @@ def test_data_table_has_asked_and_achieved_ratio_and_every_reason(run, folder):
     assert rows["stage 2: clean per unsafe"]["number"] == "0.5 : 1"
 
 
+def test_every_source_is_shown_with_what_came_in_what_stayed_and_why_the_rest_did_not(run, folder):
+    told = numbers(folder)["data"]
+    for name, refused in (("reading", "rejected"), ("checking", "quarantined")):
+        step = told[name]
+        assert [one["source"] for one in step["sources"]] == ["signs"]
+        (one,) = step["sources"]
+        assert {k: one[k] for k in ("in", "accepted", refused)} == {
+            k: step[k] for k in ("in", "accepted", refused)
+        }
+        assert one["reasons"] == {why["reason"]: why["rows"] for why in step["reasons"]} != {}
+        (shown,) = [r for r in page(folder).iter("tr") if r.get("data-source") == f"{name} signs"]
+        cells = ["".join(cell.itertext()) for cell in shown]
+        assert cells[:4] == ["signs", *(str(one[k]) for k in ("in", "accepted", refused))]
+        assert all(f"{why.replace('_', ' ')} {n}" in cells[4] for why, n in one["reasons"].items())
+    artifact = report(CONFIG, run[1], store=run[0])
+    rows = {row["what"]: row for row in tables_for_page(artifact, store=run[0]).data}
+    one = told["reading"]["sources"][0]
+    assert rows["reading: source signs"]["number"] == str(one["in"])
+
+
 def test_asked_and_achieved_are_shown_per_epoch_type_level_and_source(run, folder):
     store, inputs = run
     order = numbers(folder)["data"]["orders"][1]

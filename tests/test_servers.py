@@ -21,10 +21,12 @@ from infra.servers.deployments import ZOMBIES, deploy, ensure_automation, ensure
 from infra.servers.health import healthy
 from infra.servers.orphans import RUN_ID, end_orphans
 from infra.servers.run import HOME as HOME_VARIABLE
-from infra.servers.run import family
+from infra.servers.run import family, lingering
 from infra.servers.settings import prefect_url, settings
 from infra.servers.state import FOLDER, Server, addresses, servers, write
 from infra.servers.temporary import temporary
+from schemas.errors import ConfigError
+from tasks.credentials import BLOCK, use_credentials
 from tests.town import HOME, command, project, psavlm
 from tests.town import start as begin
 
@@ -382,6 +384,36 @@ def test_the_automation_is_put_right_where_it_was_changed_or_deleted(bare: str) 
     assert [automation["name"] for automation in there()] == [ZOMBIES["name"]]
 
 
+def test_keys_come_from_a_block_of_the_prefect_server(
+    bare: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect_aws import AwsClientParameters, AwsCredentials
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("PREFECT_API_URL", bare)
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # what the block sets goes with the test
+    with temporary_settings({PREFECT_API_URL: bare}):
+        there = AwsClientParameters(endpoint_url="http://127.0.0.1:1")
+        keys = {"aws_access_key_id": "AKIATEAM", "aws_secret_access_key": "the-secret-of-the-team"}
+        block = AwsCredentials(**keys, region_name="eu-west-1", aws_client_parameters=there)
+        block.save("team")
+        monkeypatch.setenv(BLOCK, "nobody")
+        with pytest.raises(ConfigError, match="no block of type AWS Credentials"):
+            use_credentials()
+        monkeypatch.setenv(BLOCK, "team")
+        use_credentials()
+    assert {name: value for name, value in os.environ.items() if name.startswith("AWS_")} == {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ACCESS_KEY_ID": "AKIATEAM",
+        "AWS_SECRET_ACCESS_KEY": "the-secret-of-the-team",
+        "AWS_DEFAULT_REGION": "eu-west-1",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+    }
+
+
 def test_one_deleted_deployment_of_two_is_missed(bare: str, tmp_path: Path) -> None:
     home = project(tmp_path)
     (home / FOLDER).mkdir(parents=True)
@@ -411,5 +443,4 @@ def test_a_temporary_server_goes_with_its_command_however_that_ends(tmp_path: Pa
     assert len(started) > 1
     owner.kill()
     owner.wait()
-    _, alive = psutil.wait_procs(started, timeout=60)
-    assert not alive
+    assert lingering(started, 60) == []

@@ -1,5 +1,6 @@
 """What each reader makes of its format's quirks. Words are abstract on purpose."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from infra.identity import folder_identity
+from infra.identity import Folder
 from infra.places import expand
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError, DataError
@@ -385,12 +386,33 @@ def test_a_folder_is_identified_by_names_and_contents(tmp_path):
     for place in ("one", "two"):
         (tmp_path / place / "deep").mkdir(parents=True)
         written(tmp_path / place / "deep" / "a.png", "same")
-    first = folder_identity(str(tmp_path / "one"))
-    assert folder_identity(str(tmp_path / "two")) == first
+    first = Folder(str(tmp_path / "one")).identity
+    assert Folder(str(tmp_path / "two")).identity == first
     written(tmp_path / "two" / "deep" / "a.png", "diff")
-    assert folder_identity(str(tmp_path / "two")) != first
+    assert Folder(str(tmp_path / "two")).identity != first
     with pytest.raises(DataError, match="image folder"):
-        folder_identity(str(tmp_path / "three"))
+        Folder(str(tmp_path / "three"))
+
+
+@pytest.mark.parametrize("kind", ["sha256", "stat"])
+def test_a_folders_identity_stays_what_it_was_in_the_first_version(tmp_path, monkeypatch, kind):
+    """It is in the fingerprints of all snapshots: one hash over the sorted names."""
+    if kind == "stat":
+        monkeypatch.setattr("infra.identity.HASH_UP_TO", 0)
+    for name in ("a/b", "a.b", "a-b/c", "a/b.c/d", "a0", "\u00e9/\u4e2d", "empty"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        written(tmp_path / "in" / name, name if name != "empty" else "")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "in" / "a0")
+    (tmp_path / "in" / "to-folder").symlink_to(tmp_path / "in" / "a")
+    (tmp_path / "in" / "to-nowhere").symlink_to(tmp_path / "none")
+    lines = []
+    for name in sorted(("a/b", "a.b", "a-b/c", "a/b.c/d", "a0", "\u00e9/\u4e2d", "empty", "link")):
+        path = tmp_path / "in" / name
+        content = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+        stamp = f"{path.stat().st_size}\t{path.stat().st_mtime_ns}"
+        lines.append(f"{name}\t{stamp if kind == 'stat' else content}")
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    assert Folder(str(tmp_path / "in")).identity == f"{kind}:{digest}"
 
 
 # --- what people type ---

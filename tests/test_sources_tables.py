@@ -167,6 +167,53 @@ def test_a_column_that_is_named_must_be_there(tmp_path, missing):
         read(f"format=table,uri={path},{missing}")
 
 
+# --- table: files of other encodings and separators ---
+
+LETTER = "question,type\nq,clean\n\u00e9,clean\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", LETTER.encode("cp1252"), ("byte 0xe9 in line 3", "WINDOWS-1252")),
+        ("a.tsv", LETTER.replace(",", "\t").encode("latin-1"), ("byte 0xe9 in line 3", "UTF-8")),
+        ("a.csv", LETTER.encode()[:-9] + b"\xc3", ("last character is cut",)),
+        ("a.csv", LETTER.encode("utf-16"), ("is UTF-16", "iconv -f UTF-16")),
+        ("a.csv", LETTER.encode("utf-16-be"), ("is UTF-16",)),
+        ("a.csv", b"question;type\nq;clean\n", ("'question;type'", "semicolons", "commas")),
+        ("a.csv", b'"question";"type"\n"q";"clean"\n', ("semicolons", "write it again")),
+        ("a.csv", b"question\ttype\nq\tclean\n", ("tabs", "name it .tsv")),
+        ("a.tsv", b"question,type\nq,clean\n", ("commas stand", "tabs are read")),
+        ("a.jsonl", '{"question": "q"}'.encode("utf-16"), ("is UTF-16",)),
+        ("a.json", b'[\n{"question": "\xe9"}]', ("byte 0xe9 in line 2", "WINDOWS-1252")),
+    ],
+)
+def test_a_file_as_another_program_writes_it_says_what_it_is_and_what_to_do(
+    tmp_path, name, content, words
+):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        read(f"format=table,uri={path}")
+    told = str(error.value)
+    assert str(path) in told and "\n" not in told
+    assert all(word in told for word in words), told
+
+
+def test_a_line_of_latin_1_among_json_lines_is_a_reject_with_the_remedy(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"question": "\xe9"}\n{"question": "q", "type": "clean"}\n')
+    bad, good = read(f"format=table,uri={path}")
+    assert bad.reason == "bad_row" and "byte 0xe9 at 14" in bad.detail and "iconv" in bad.detail
+    assert good.label == "clean"
+
+
+def test_one_column_whose_name_holds_a_semicolon_is_read_if_it_is_asked_for(tmp_path):
+    path = csv(tmp_path / "a.csv", "a;b\nq\n")
+    (item,) = read(f"format=table,uri={path},columns.question=a;b,constants.type=clean")
+    assert item.messages[0].text == "q"
+
+
 # --- words: wildcards, and words without a place ---
 
 

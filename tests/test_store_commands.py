@@ -21,6 +21,7 @@ from flows.cli.gc import seconds
 from flows.cli.main import main
 from infra.cache import INCOMING
 from infra.clearing import clear
+from infra.decisions import deciding
 from infra.files import Files
 from infra.garbage import Scan
 from infra.lease import Lease, leased, living
@@ -312,6 +313,16 @@ def test_a_whole_root_is_hashed_with_its_shards(store, psavlm):
     assert "7 artifacts, 9 files" in psavlm("verify", "--root", store.root).out
 
 
+def test_it_tells_how_far_it_is(local, psavlm, monkeypatch):
+    monkeypatch.setattr("tasks.progress.LINE_EVERY_S", 0.0)
+    made = snapshot(local, 1, 2)
+    lines = psavlm("verify", "--root", local.root).err.splitlines()
+    assert [line.split("  ")[:2] for line in lines] == [
+        ["verify", "1/2"], ["verify", "2/2"], ["verify images", "1/1"]
+    ]  # fmt: skip
+    assert lines[1].endswith(home(made))
+
+
 def test_a_changed_byte_is_found_and_its_artifact_is_built_anew(store, psavlm):
     made = family(store)
     path = damage(store, home(made["first"]), "text")
@@ -439,7 +450,6 @@ def treasure(store: Store) -> list[str]:
     """What gc must never touch: paths."""
     features(store, snapshot(store, 1, 2), encoder="one")
     put(store, "decisions/1.json")
-    put(store, f"decisions/.1.json.{OWNER}")
     put(store, "seen/0123.parquet")
     put(store, f"runs/stage1-{'1' * 24}/checkpoint_1/data")
     put(store, f"strange/{'2' * 24}/file")
@@ -581,7 +591,7 @@ def test_copies_of_other_roots_and_of_named_attempts_stay(bucket, monkeypatch, t
 
 def test_drafts_of_writes_go_when_they_are_old_and_those_of_an_hour_stay(local, psavlm):
     made = make(local, "step")
-    folders = ["", f"{home(made)}/", "seen/", f"step/{'0' * 24}/"]
+    folders = ["", f"{home(made)}/", "seen/", "decisions/", f"step/{'0' * 24}/"]
     old = {f"{folder}.name.json.{OWNER}" for folder in folders} | {f".probe-{OWNER}"}
     mine = {f"{home(made)}/attempts/{local.manifest(made).attempt}/.name.{OWNER}", "a/.x"}
     for path in [*old, *mine]:
@@ -594,6 +604,20 @@ def test_drafts_of_writes_go_when_they_are_old_and_those_of_an_hour_stay(local, 
     assert by_kind(told) == {"draft": old}
     assert all(exists(local, path) for path in [*mine, young])
     assert not any(exists(local, path) for path in old)
+
+
+def test_a_decider_that_died_leaves_a_lease_that_goes_and_decisions_that_stay(store, psavlm):
+    make(store, "step")
+    put(store, "decisions/1.json")
+    put(store, "decisions/lease.json", dead_lease(OWNER))
+    put(store, f"decisions/lease-{OWNER}.json", dead_lease(OTHER))
+    words = ("gc", "--root", store.root, "--older-than", "0s", "--json")
+    assert by_kind(psavlm(*words).json) == {"lease": {"decisions/lease.json"}}
+    assert all(one["deleted"] for one in psavlm(*words, "--delete").json["items"])
+    assert [name for name in listing(store) if "decisions/" in name] == ["decisions/1.json"]
+    with deciding(store.root):
+        assert psavlm(*words, "--delete").json["left"] == {"in use": 1}
+        assert exists(store, "decisions/lease.json")
 
 
 def test_empty_folders_of_builders_that_died_at_once_go(local, psavlm):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.parts import parts_of, read_parts, write_parts, write_stream
-from infra.store import Store
+from infra.store import Store, open_artifact
 from schemas.artifact import Artifact
 from schemas.config import BalanceConfig, ValidateConfig
 from schemas.errors import ConfigError, DataError, StorageError
@@ -25,10 +25,12 @@ from tasks.balance.totals import training_items
 from tasks.evaluate.step import held_out_rows
 from tasks.train.data import calibration_items
 from tasks.validate import VERSION, build_labelled, validate
-from tasks.validate.docs import SCALARS, check, frames
+from tasks.validate.docs import SCALARS, check
 from tasks.validate.facts import FLAGS, count_rules, examined
+from tasks.validate.frames import frames
+from tasks.validate.labelled import ORDERED, labelled
 from tasks.validate.rules import rules
-from tasks.validate.step import QUARANTINE
+from tasks.validate.step import QUARANTINE, REFUSED
 
 REFUSAL = "Sorry, no."
 NAMES = ("one", "pieces")
@@ -366,6 +368,29 @@ def test_bad_rows_go_to_quarantine_with_a_reason_and_the_rest_stays_as_it_was(tm
     assert "expect" in (tmp_path / "out" / "docs" / "index.html").read_text().lower()
 
 
+def test_rows_that_lie_in_order_are_told_like_those_that_duckdb_sorts(tmp_path):
+    bare = {"messages": None, "slices": None, "licence": None, "extra": '{"ä": [1]}'}
+    rows = [row(i, **change) for i, change in enumerate(FAULTS.values(), start=1)]
+    rows += [risky(20, a="Yes."), row(21, risk_type="privacy"), row(22, image_ids=[]), *many(300)]
+    rows += [row(23, slices=[("b", "1"), ("a", None)], risk_type="fairness", extra='{"k": 1}')]
+    rows += [row(600, **bare, supervises="concept"), row(601, sample_id="0600")]
+    rows.sort(key=lambda one: one["sample_id"])
+    order, found = rules(ValidateConfig(), load_taxonomy()), []
+    for cuts, given in (((0, 100, 101, 101, len(rows)), rows), ((0, len(rows)), rows[::-1])):
+        place = samples(tmp_path / f"{len(cuts)}", [])
+        for number, (start, stop) in enumerate(pairwise(cuts)):
+            table = pa.Table.from_pylist(given[start:stop], ROWS)
+            pq.write_table(table, place / "rows" / f"part-{number:05d}.parquet", row_group_size=64)
+        parts = parts_of(place / "rows", ROWS)
+        rejects = parts_of(place / "rejects", REJECTS)
+        with examined(parts, rejects=rejects, rules=order, refusal="sorry", home=place) as con:
+            assert con.execute(ORDERED).fetchall() == [(given is rows,)]
+            found.append(pa.concat_tables(labelled(con, parts)).combine_chunks())
+    assert found[0].equals(found[1], check_metadata=True)
+    assert found[0].num_rows == len(rows) - 10
+    assert sum("clean_by_level" in extra for extra in found[0]["extra"].to_pylist()) == 2
+
+
 def every_fault() -> list[dict]:
     rows = [row(i, **change) for i, change in enumerate(FAULTS.values(), start=1)]
     rows += [row(50), row(51, sample_id="0050"), row(52, q="same", image_ids=[])]
@@ -397,6 +422,18 @@ def test_no_batch_is_larger_than_asked_for_and_none_cuts_through_equal_keys():
             assert max(map(len, found)) <= size
             assert sum(map(len, found)) == len(every_fault())
             assert all(not set(one) & set(two) for one, two in pairwise(found))
+
+
+def test_rows_without_a_key_are_in_one_frame_and_whole_numbers_are_numpys():
+    with opened([row(i, sample_id=None if i < 3 else f"{i}") for i in range(9)]) as (con, _):
+        found = [frame for _, frame in frames(con, ["sample_id"], key="sample_id", size=4)]
+        missing = [int(frame["sample_id"].isna().sum()) for frame in found]
+        assert missing[0] == 3 and sum(missing) == 3
+        assert [len(frame) for frame in found] == [3, 1, 2, 2, 1]
+        ((name, frame),) = frames(con, list(SCALARS), key="position", size=9)
+        assert name == "batch 1 of 1"
+        numbers = {column for column, kind in SCALARS.items() if kind == "int"}
+        assert {column for column, kind in frame.dtypes.items() if kind == "int64"} == numbers
 
 
 def test_a_disagreement_of_the_two_engines_is_an_error(tmp_path):
@@ -551,25 +588,56 @@ def test_rows_that_come_in_pieces_are_written_like_one_table(tmp_path, monkeypat
     assert len(one) == max(1, -(-count // 10)) and one == pieces
 
 
+def ingested(store: Store, rows: list[dict], version: int) -> Artifact:
+    def fill(folder: Path) -> dict[str, int]:
+        made = samples(folder / "made", rows)
+        for part in ("rows", "rejects"):
+            (made / part).rename(folder / part)
+        made.rmdir()
+        return {"in": len(rows)}
+
+    return store.artifact("ingest", version, config={}, build=fill)
+
+
 def test_a_failed_step_leaves_no_artifact_and_a_good_one_is_reused(tmp_path):
     store = Store(str(tmp_path / "store"))
-
-    def ingested(rows: list[dict], version: int) -> Artifact:
-        def fill(folder: Path) -> dict[str, int]:
-            made = samples(folder / "made", rows)
-            for part in ("rows", "rejects"):
-                (made / part).rename(folder / part)
-            made.rmdir()
-            return {"in": len(rows)}
-
-        return store.artifact("ingest", version, config={}, build=fill)
-
     with pytest.raises(DataError):
-        validate(ValidateConfig(), ingested([row(1, risk_level=1)], 1), store=store)
+        validate(ValidateConfig(), ingested(store, [row(1, risk_level=1)], 1), store=store)
     assert not list((tmp_path / "store" / "validate").rglob("*.parquet"))
-    good = ingested(many(4), 2)
+    good = ingested(store, many(4), 2)
     assert not validate(ValidateConfig(), good, store=store).reused
     assert validate(ValidateConfig(), good, store=store).reused
+    assert not list((tmp_path / "store").glob(f"{REFUSED}/*/attempts/*/rows"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "reasons"),
+    [
+        ([row(i, risk_level=1) for i in range(6)], {}, {"clean_with_level": 6}),
+        (overlapping(5), {"contamination": "refuse"}, {"contamination": 5}),
+        ([row(1, split="dev"), *many(40)], {"min_rows_per_type": 30}, {"unknown_split": 1}),
+    ],
+)
+def test_a_refused_snapshot_leaves_every_bad_row_to_be_looked_at(tmp_path, rows, settings, reasons):
+    store = Store(str(tmp_path / "store"))
+    samples, messages = ingested(store, rows, 1), []
+    for _ in range(2):
+        with pytest.raises(DataError) as error:
+            validate(ValidateConfig(**settings), samples, store=store)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1] and "\n" not in messages[0]
+    refused = open_artifact(messages[0].rpartition(" in ")[2])
+    assert (refused.step, store.verify(refused).parents) == (
+        REFUSED, {"samples": f"ingest/{samples.fingerprint}"},
+    )  # fmt: skip
+    home = store.local(refused)
+    aside = read_parts(home / "quarantine", QUARANTINE).to_pylist()
+    assert {r["reason"]: [q["reason"] for q in aside].count(r["reason"]) for r in aside} == reasons
+    assert all(r["detail"] and r["source_key"].startswith("s.json:") for r in aside)
+    verdict = json.loads((home / "verdict.json").read_text())
+    assert verdict["success"] is False and verdict["counts"] == refused.counts
+    assert verdict["counts"]["quarantined"] == len(aside)
+    assert len(list((tmp_path / "store" / REFUSED).iterdir())) == 1
 
 
 # If this changes, raise VERSION in tasks/validate/step.py: old artifacts are then not reused.

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from infra.servers.ports import spare_port
+from infra.port import spare_port
 
 HOME = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

@@ -23,16 +23,19 @@ def started(choice: Choice, until: str | None) -> Iterator[tuple["PipelineConfig
         ConfigError: a wrong parameter or preset, no such step, no such base model.
         DataError: a source's file or image folder does not exist.
         StorageError: the root cannot be written.
+        ServerError: the Prefect server that has the credentials does not answer.
     """
     from flows.cli.settings import connect
     from flows.parameters import check_inputs, checked_until, configured
     from infra.store import Store
+    from tasks.credentials import use_credentials
 
+    connect()
+    use_credentials()
     config = configured(choice.parameters())
     checked_until(until, config)
     store = Store(choice.root)
     check_inputs(config)
-    connect()
     folders = [] if "://" in store.root else [Path(store.root), *Path(store.root).parents]
     new = [folder for folder in folders if not os.path.lexists(folder)]
     store.check()

@@ -31,6 +31,7 @@ def verify(artifacts: Names = None, root: Root = DEFAULT_ROOT, json: Json = Fals
     from infra.address import checked_address
     from infra.lineage import located
     from infra.verification import verify as check
+    from tasks.progress import progress
     from tasks.references import REFERENCES
 
     found = [located(text, root=root) for text in artifacts or ()]
@@ -38,7 +39,7 @@ def verify(artifacts: Names = None, root: Root = DEFAULT_ROOT, json: Json = Fals
     if len(roots) > 1:
         raise ConfigError(f"{', '.join(sorted(roots))}: give artifacts of one root at a time")
     wanted = [folder for _, folder in found] or None
-    told = check(roots.pop(), wanted, references=REFERENCES)
+    told = check(roots.pop(), wanted, references=REFERENCES, progress=progress)
     if json:
         sys.stdout.write(told.model_dump_json() + "\n")
     else:

@@ -1,11 +1,11 @@
 """Which ports a server will have, and whether they are free."""
 
-import contextlib
 import errno
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from infra.port import spare_port
 from infra.servers.settings import PREFECT_URL, port_of
 from infra.servers.specs import Port, Spec
 from infra.servers.state import Server
@@ -62,13 +62,6 @@ def is_free(port: int) -> bool:
                 return False
             raise ConfigError(f"port {port} cannot be used: {error.strerror}") from None
     return True
-
-
-def spare_port() -> int:
-    """A port that nobody uses now."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _taken(spec: Spec, port: Port, number: int, *, by: str) -> ConfigError:

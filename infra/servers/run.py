@@ -4,19 +4,21 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import psutil
 
+from infra.port import spare_port
 from infra.process import left_session, started
-from infra.servers.ports import spare_port
 from infra.servers.specs import Spec
 from infra.servers.state import FOLDER, Server, forget, write
 
 # Ray's head takes its time to end its workers.
 PATIENCE_S = 30.0
 LAST_WORDS_S = 5.0
+POLL_S = 0.05
 # Every server is told its project's folder, and tells it to what it starts.
 HOME = "PSAVLM_HOME"
 
@@ -68,7 +70,7 @@ def stop(root: Path, server: Server) -> None:
         members = family(server)
         with contextlib.suppress(ProcessLookupError):
             os.kill(server.pid, 15)
-        _gone(members, PATIENCE_S)
+        lingering(members, PATIENCE_S)
         end(members)
     sweep(root, server)
     forget(root, server.name)
@@ -112,15 +114,27 @@ def family(server: Server) -> list[psutil.Process]:
 
 def end(members: Iterable[psutil.Process], *, patience: float = LAST_WORDS_S) -> None:
     """TERM who is still there, then KILL; psutil sees that a pid is not another process's now."""
-    left = _gone(members, 0)
+    left = lingering(members, 0)
     for process in left:
         with contextlib.suppress(psutil.Error):
             process.terminate()
-    stubborn = _gone(left, patience)
+    stubborn = lingering(left, patience)
     for process in stubborn:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    _gone(stubborn, LAST_WORDS_S)
+    lingering(stubborn, LAST_WORDS_S)
+
+
+def lingering(members: Iterable[psutil.Process], patience: float) -> list[psutil.Process]:
+    """Wait; return those that still live. A zombie does not: a container's first process may
+    never ask for it.
+    """
+    deadline = time.monotonic() + patience
+    while (left := [process for process in members if _lives(process)]) and (
+        time.monotonic() < deadline
+    ):
+        time.sleep(POLL_S)
+    return left
 
 
 def _session(leader: int) -> list[psutil.Process]:
@@ -133,6 +147,8 @@ def _session(leader: int) -> list[psutil.Process]:
     return members
 
 
-def _gone(members: Iterable[psutil.Process], patience: float) -> list[psutil.Process]:
-    """Wait; return those that are still there."""
-    return psutil.wait_procs(list(members), timeout=patience)[1]
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

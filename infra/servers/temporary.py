@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from infra.port import spare_port
 from infra.servers import watched
 from infra.servers.ask import ask
 from infra.servers.health import SILENT
-from infra.servers.ports import spare_port
 from schemas.errors import ServerError
 
 PATIENCE_S = 180.0

@@ -167,6 +167,8 @@ def _environment(
         "PREFECT_HOME": str(root / ".psavlm/prefect"),
         "PSAVLM_HOME": str(root),
         "PSAVLM_CLUSTER": f"127.0.0.1:{ray['ray_head']}",
+        # Ray's own processes ask about actors at the last cluster that the machine saw start.
+        "RAY_ADDRESS": f"127.0.0.1:{ray['ray_head']}",
         "PYTHONUNBUFFERED": "1",
         # Seven processes for jobs that nobody submits.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

@@ -8,7 +8,7 @@ import numpy as np
 
 from schemas.config import BalanceConfig
 from schemas.errors import DataError
-from tasks.balance.order import plan_order, stirred
+from tasks.balance.order import first_by_key, plan_order, stirred
 from tasks.balance.pool import Pool
 from tasks.balance.shares import apportion, sides
 
@@ -77,21 +77,20 @@ def _sizes(pool: Pool, config: BalanceConfig) -> tuple[int, int]:
 def _choose(
     pool: Pool, want: int, *, config: BalanceConfig, unsafe: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Items of one side, by strata and hash order: (index into the pool, number of the copy)."""
-    ordered = pool.by_stratum(np.flatnonzero(pool.unsafe == unsafe))
+    """Items of one side, of each stratum the first by hash: (index into the pool, which copy)."""
+    side = np.flatnonzero(pool.unsafe == unsafe)
     if not want:
-        return ordered[:0], ordered[:0]
-    numbers, counts = np.unique(pool.stratum[ordered], return_counts=True)
-    names = [pool.strata[number].name for number in numbers]
-    sizes = dict(zip(names, counts.tolist(), strict=True))
-    if want > len(ordered) * config.max_repeat:
+        return side[:0], side[:0]
+    groups = [(pool.strata[number].name, group) for number, group in pool.by_stratum(side)]
+    sizes = {name: len(group) for name, group in groups}
+    if want > len(side) * config.max_repeat:
         raise _too_few(want, sizes, config=config, unsafe=unsafe)
     shares = apportion(sizes, want)
     items, copies = [], []
-    for name, group in zip(names, np.split(ordered, np.cumsum(counts)[:-1]), strict=True):
-        turn = np.arange(shares[name])
-        items.append(group[turn % len(group)])
-        copies.append(turn // len(group))
+    for name, group in groups:
+        rounds, rest = divmod(shares[name], len(group))
+        items += [group] * rounds + [group[first_by_key(pool.keys[group], rest)]]
+        copies.append(np.arange(shares[name]) // len(group))
     return np.concatenate(items), np.concatenate(copies)
 
 

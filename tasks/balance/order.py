@@ -31,6 +31,24 @@ def stirred(keys: np.ndarray, times: int | np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
+def by_key(keys: np.ndarray) -> np.ndarray:
+    """(N,) int64: a stable argsort, three times as fast where all keys differ, as hashes do."""
+    order = np.argsort(keys)
+    ordered = keys[order]
+    if (ordered[1:] == ordered[:-1]).any():
+        return np.argsort(keys, kind="stable")
+    return order
+
+
+def first_by_key(keys: np.ndarray, count: int) -> np.ndarray:
+    """(count,) int64: where the smallest keys are, in no order; of equal ones the first."""
+    if 0 < count < len(keys):
+        some = np.argpartition(keys, count - 1)[:count]
+        if np.count_nonzero(keys <= keys[some].max()) == count:
+            return some
+    return by_key(keys)[:count]
+
+
 def plan_order(
     rows: np.ndarray, keys: np.ndarray, *, unsafe: np.ndarray, epochs: int
 ) -> np.ndarray:
@@ -55,5 +73,5 @@ def plan_order(
     plan = np.empty((epochs, total), np.int32)
     for epoch, line in enumerate(plan):
         for (own, key), places in zip(sides, (pattern, ~pattern), strict=True):
-            line[places] = own[np.argsort(stirred(key, epoch), kind="stable")]
+            line[places] = own[by_key(stirred(key, epoch))]
     return plan.reshape(-1)

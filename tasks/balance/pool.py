@@ -1,26 +1,28 @@
 """What an epoch is chosen from: the training items of a snapshot, by strata, capped by source."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from infra.ahead import ahead
 from infra.parts import parts
 from schemas.config import BalanceConfig
 from schemas.errors import ConfigError
 from schemas.explain import did_you_mean
 from schemas.samples import askable
-from tasks.balance.order import hash_keys
+from tasks.balance.order import first_by_key, hash_keys
 from tasks.balance.shares import Stratum, capped
 
-NARROW = ["sample_id", "image_ids", "split", "risk_type", "risk_level", "source", "supervises"]
-# Between the parts of a stratum while it is one text: no name holds it, as `/` may be held.
-BETWEEN = "\x1f"
+STRATUM = ["risk_type", "risk_level", "source"]
+# Texts of few values: read as numbers and a list of words, as they lie in the file.
+FEW = ["risk_type", "source", "split", "supervises", "language", "licence"]
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,14 @@ class Pool:
         """(strata,) int64: the items of each stratum."""
         return np.bincount(self.stratum, minlength=len(self.strata))
 
-    def by_stratum(self, of: np.ndarray) -> np.ndarray:
-        """The items `of` (int64), stratum after stratum, in each by hash order."""
-        return of[np.lexsort((self.keys[of], self.stratum[of]))]
+    def by_stratum(self, of: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """The items `of` (int64) of each stratum that has any, with its number, by rising place."""
+        # Numbers of at most 16 bits are sorted by counting.
+        narrow = self.stratum[of].astype(np.min_scalar_type(len(self.strata)))
+        ordered = of[np.argsort(narrow, kind="stable")]
+        sizes = np.bincount(narrow, minlength=len(self.strata))
+        groups = np.split(ordered, np.cumsum(sizes)[:-1])
+        return ((number, group) for number, group in enumerate(groups) if len(group))
 
     def capped(self, caps: Mapping[str, int]) -> "Pool":
         """At most so many items of a source, its strata in proportion, in each the first by hash.
@@ -55,13 +62,10 @@ class Pool:
         """
         if not caps:
             return self
-        sizes = self.sizes()
-        kept = capped(dict(zip(self.strata, sizes.tolist(), strict=True)), caps)
-        first = np.cumsum(sizes) - sizes
-        ordered = self.by_stratum(np.arange(len(self.keys)))
-        rank = np.empty(len(ordered), np.int64)
-        rank[ordered] = np.arange(len(ordered)) - np.repeat(first, sizes)
-        stays = rank < np.array([kept[s] for s in self.strata], np.int64)[self.stratum]
+        kept = capped(dict(zip(self.strata, self.sizes().tolist(), strict=True)), caps)
+        stays = np.zeros(len(self.keys), bool)
+        for number, group in self.by_stratum(np.arange(len(self.keys))):
+            stays[group[first_by_key(self.keys[group], kept[self.strata[number]])]] = True
         return replace(
             self, keys=self.keys[stays], place=self.place[stays], stratum=self.stratum[stays]
         )
@@ -75,37 +79,71 @@ def read_pool(labelled: Path, config: BalanceConfig) -> Pool:
     Raises:
         ConfigError: `source_caps` names a source that no row comes from, in whatever split.
     """
-    pieces: list[tuple[np.ndarray, ...]] = []
-    known: dict[str, int] = {}
+    paths = parts(labelled / "rows")
+    rows = sum(pq.read_metadata(path).num_rows for path in paths)
+    keys, place, stratum = (np.empty(rows, kind) for kind in (np.uint64, np.int64, np.int32))
+    known: dict[Stratum, int] = {}
     sources: set[str] = set()
-    start = 0
-    for path in parts(labelled / "rows"):
-        table = pq.read_table(path, columns=NARROW, partitioning=None)
-        sources.update(pc.unique(table["source"]).to_pylist())
-        wanted = pc.and_(pc.equal(table["split"], "train"), askable(table))
-        if config.with_answers_only:
-            wanted = pc.and_(wanted, pc.equal(table["supervises"], "both"))
-        own = table.filter(wanted)
-        keys = hash_keys(own["sample_id"].to_pylist(), seed=config.seed)
-        pieces.append((keys, start + np.flatnonzero(np.asarray(wanted)), _coded(own, known)))
-        start += table.num_rows
+    start = count = 0
+    for part in ahead(paths, partial(_read, answered=config.with_answers_only)):
+        sources.update(part.sources)
+        here = slice(count, count + len(part.place))
+        keys[here] = hash_keys(part.sample_ids.to_pylist(), seed=config.seed)
+        place[here] = start + part.place
+        numbers = [known.setdefault(name, len(known)) for name in part.strata]
+        stratum[here] = np.array(numbers, np.int32)[part.stratum]
+        start, count = start + part.rows, here.stop
     check_caps(config.source_caps, sources)
-    keys, place, stratum = (np.concatenate(column) for column in zip(*pieces, strict=True))
-    return Pool(keys, place, stratum, _strata(known))
+    return Pool(keys[:count], place[:count], stratum[:count], tuple(known))
 
 
-def _coded(table: pa.Table, known: dict[str, int]) -> np.ndarray:
-    """(rows,) int32: each row's stratum as a number; `known` learns new ones."""
-    level = table["risk_level"].cast(pa.string())
-    texts = pc.binary_join_element_wise(table["risk_type"], level, table["source"], BETWEEN)
-    coded = pa.concat_arrays(texts.chunks or [pa.array([], pa.string())]).dictionary_encode()
-    numbers = [known.setdefault(text, len(known)) for text in coded.dictionary.to_pylist()]
-    return np.array(numbers, np.int32)[np.asarray(coded.indices)]
+class _Part(NamedTuple):
+    """The items of one part, as in Pool; `rows` are all of its rows, `sources` theirs."""
+
+    rows: int
+    sources: list[str]
+    sample_ids: pa.ChunkedArray
+    place: np.ndarray
+    stratum: np.ndarray
+    strata: list[Stratum]
 
 
-def _strata(known: Iterable[str]) -> tuple[Stratum, ...]:
-    split = (text.split(BETWEEN) for text in known)
-    return tuple(Stratum(kind, int(level), source) for kind, level, source in split)
+def _read(path: Path, *, answered: bool) -> _Part:
+    """The items of a part, those with an answer alone if `answered`."""
+    columns = ["sample_id", "image_ids", "split", *STRATUM]
+    with pq.ParquetFile(path, read_dictionary=FEW) as file:
+        table = file.read(columns=[*columns, "supervises"] if answered else columns)
+    wanted = pc.and_(pc.equal(table["split"], "train"), askable(table))
+    if answered:
+        wanted = pc.and_(wanted, pc.equal(table["supervises"], "both"))
+    own = table.select(["sample_id", *STRATUM]).filter(wanted)
+    place = np.flatnonzero(np.asarray(wanted))
+    return _Part(
+        table.num_rows,
+        pc.unique(table["source"]).to_pylist(),
+        own["sample_id"],
+        place,
+        *_coded(own),
+    )
+
+
+def _coded(table: pa.Table) -> tuple[np.ndarray, list[Stratum]]:
+    """(rows,) each row's stratum as a number, and the strata."""
+    level = table["risk_level"].to_numpy().astype(np.int64)
+    (kind, kinds), (source, sources) = _words(table["risk_type"]), _words(table["source"])
+    mixed = (kind * len(sources) + source) * 256 + level
+    found, number = np.unique(mixed, return_inverse=True)
+    strata = []
+    for one in found.tolist():
+        pair, own = divmod(one, 256)
+        strata.append(Stratum(kinds[pair // len(sources)], own, sources[pair % len(sources)]))
+    return number, strata
+
+
+def _words(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """(rows,) int64: which of the different texts of a column each row has; and the texts."""
+    coded = column.combine_chunks()
+    return np.asarray(coded.indices).astype(np.int64), coded.dictionary.to_pylist()
 
 
 def check_caps(caps: Mapping[str, int], sources: Collection[str]) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from infra.ahead import ahead
 from infra.parts import parts
 from infra.store import Store
 from schemas.artifact import Artifact
@@ -14,7 +15,7 @@ from schemas.errors import ConfigError
 from schemas.ratios import Ratios
 from schemas.samples import ROWS
 from tasks.balance.draw import draw
-from tasks.balance.pool import read_pool
+from tasks.balance.pool import FEW, read_pool
 from tasks.balance.ratios import count_ratios
 
 VERSION = 2
@@ -68,12 +69,20 @@ def read_ratios(balanced: Path) -> Ratios:
 def _write_rows(labelled: Path, chosen: np.ndarray, folder: Path) -> None:
     """The chosen rows in the order they lie in, which is that of sample_id."""
     (folder / "rows").mkdir()
-    start = 0
+    paths = parts(labelled / "rows")
+    ends = np.cumsum([pq.read_metadata(path).num_rows for path in paths])
+    groups = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+    wanted = [
+        (path, group - start)
+        for path, group, start in zip(paths, groups, [0, *ends[:-1]], strict=True)
+        if len(group)
+    ]
     with pq.ParquetWriter(folder / "rows" / "part-00000.parquet", ROWS) as writer:
-        for path in parts(labelled / "rows"):
-            size = pq.read_metadata(path).num_rows
-            here = chosen[(chosen >= start) & (chosen < start + size)] - start
-            if len(here):
-                table = pq.read_table(path, partitioning=None).take(pa.array(here))
-                writer.write_table(table.cast(ROWS))
-            start += size
+        for table in ahead(wanted, _taken):
+            writer.write_table(table)
+
+
+def _taken(wanted: tuple[Path, np.ndarray]) -> pa.Table:
+    path, rows = wanted
+    with pq.ParquetFile(path, read_dictionary=FEW) as file:
+        return file.read().take(pa.array(rows)).cast(ROWS)

@@ -1,50 +1,59 @@
 """An image reference -> bytes that were decoded to the last pixel, or the reason why not."""
 
-import io
-import struct
-import zlib
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from threading import Lock
-
-from PIL import Image
+from hashlib import sha256
 
 from infra.places import read_below
 from schemas.config import IngestConfig
 from schemas.errors import ConfigError
 from schemas.samples import ImageRef
-from tasks.ingest.phash import perceptual_hash
-
-# Pillow knows some 40 formats; the others are not images of data sets but ways in.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
-# Progressive JPEGs have about ten scans. Each costs a pass over all pixels, and ten bytes.
-JPEG, SCAN, MOST_SCANS = b"\xff\xd8", b"\xff\xda", 100
-# An image of the most pixels that are allowed takes some hundred MB while it is decoded.
-MANY_PIXELS = 8_000_000
-ONE_AT_A_TIME = Lock()
-# What Pillow's parsers raise on bad bytes: mostly OSError, the others now and then.
-FAULTS = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, IndexError)
+from tasks.decoder.children import decode_all
+from tasks.decoder.strict import Facts, Refusal
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decodable image: `image_id` is the sha256 of its encoded bytes; sizes in pixels."""
+class Picture(Facts):
+    """A decodable image: its facts, its encoded bytes and their sha256."""
 
     image_id: str
     data: bytes
-    format: str
-    width: int
-    height: int
-    phash: str
-    phash_quality: int
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """Why an image cannot be used."""
+# An image that is new, the id of one that the root has, or why it cannot be used.
+Loaded = Picture | str | Refusal
 
-    reason: str
-    detail: str
+
+def load(
+    refs: Iterable[ImageRef],
+    *,
+    read: Callable[[ImageRef], bytes | str | Refusal],
+    knows: Callable[[str], bool],
+    max_pixels: int,
+) -> dict[ImageRef, Loaded]:
+    """Read, hash and decode a few images; what is known already is not decoded.
+
+    Args:
+        refs: the images, any of them more than once.
+        read: the encoded bytes, the id of an image that is known by its path, or a refusal.
+        knows: whether the image of an id is known.
+        max_pixels: an image of more is refused.
+    """
+    found: dict[ImageRef, Loaded] = {}
+    fresh: dict[ImageRef, tuple[str, bytes]] = {}
+    for ref in dict.fromkeys(refs):
+        data = read(ref)
+        if not isinstance(data, bytes):
+            found[ref] = data
+        elif knows(image_id := sha256(data).hexdigest()):
+            found[ref] = image_id
+        else:
+            fresh[ref] = (image_id, data)
+    decoded = decode_all([data for _, data in fresh.values()], max_pixels=max_pixels)
+    for (ref, (image_id, data)), facts in zip(fresh.items(), decoded, strict=True):
+        refused = isinstance(facts, Refusal)
+        found[ref] = facts if refused else Picture(**vars(facts), image_id=image_id, data=data)
+    return found
 
 
 def fetch(ref: ImageRef, *, folder: str, config: IngestConfig) -> bytes | Refusal:
@@ -71,28 +80,3 @@ def _fetch(path: str, folder: str, config: IngestConfig) -> bytes | Refusal:
         return Refusal("path_outside_folder" if outside else "image_unreadable", path)
     except OSError:
         return Refusal("image_missing", path)
-
-
-def decode(image_id: str, data: bytes, *, max_pixels: int) -> Picture | Refusal:
-    """Check the header's pixels, then decode strictly."""
-    scans = data.count(SCAN) if data.startswith(JPEG) else 0
-    if scans > MOST_SCANS:
-        return Refusal(
-            "image_unreadable", f"a JPEG of {scans} scans, at most {MOST_SCANS} are read"
-        )
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                return Refusal("image_too_many_pixels", f"{width} x {height}, limit {max_pixels}")
-            with ONE_AT_A_TIME if width * height > MANY_PIXELS else nullcontext():
-                image.load()
-                phash, quality = perceptual_hash(image)
-            kind = str(image.format)
-    except Image.DecompressionBombError:
-        return Refusal("image_too_many_pixels", "the header announces a decompression bomb")
-    except FAULTS as error:
-        # Pillow's "cannot identify" names an object's address, which differs from run to run.
-        detail = str(error).partition(" <_io")[0]
-        return Refusal("image_unreadable", f"{type(error).__name__}: {detail}")
-    return Picture(image_id, data, kind, width, height, phash, quality)

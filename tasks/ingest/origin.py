@@ -1,11 +1,11 @@
 """Where sources lie, what they are called, and how their content is identified."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 from infra.fingerprint import content_hash
-from infra.identity import folder_identity, identity
+from infra.identity import Folder, identity
 from infra.places import check_folder
 from schemas.config import IngestConfig, SourceConfig
 from schemas.errors import ConfigError
@@ -73,7 +73,12 @@ def located(source: SourceConfig, world: Path | None) -> SourceConfig:
     return SourceConfig.model_validate({**source.model_dump(), **places})
 
 
-def inputs(config: IngestConfig, sources: Mapping[str, SourceConfig]) -> dict[str, str]:
+def inputs(
+    config: IngestConfig,
+    sources: Mapping[str, SourceConfig],
+    *,
+    listed: Callable[[str], Folder],
+) -> dict[str, str]:
     """Every outside input by content: the sources' files, taxonomy and label mappings.
 
     What lies in the tiny world is known by the parent's fingerprint instead.
@@ -88,5 +93,5 @@ def inputs(config: IngestConfig, sources: Mapping[str, SourceConfig]) -> dict[st
             lines = [f"{file.name}\t{identity(file.uri)}" for file in reader.files(source)]
             found[f"data:{name}"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
         if source.images and not source.images.startswith(WORLD):
-            found[f"images:{name}"] = folder_identity(source.images)
+            found[f"images:{name}"] = listed(source.images).identity
     return found

@@ -1,19 +1,27 @@
 """A record -> a row of ROWS: its label mapped, its identity computed."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from json import dumps
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from infra.spill import Spill
 from schemas.config import IngestConfig, SourceConfig
 from schemas.errors import DataError
-from schemas.samples import ROWS, SPLITS, RawRecord, sample_id
+from schemas.samples import REJECTS, ROWS, SPLITS, RawRecord, RawReject, sample_id
 from schemas.taxonomy import LabelMapping, Taxonomy, load_mapping, load_taxonomy, map_label
 from tasks.sources import reader_of
 from tasks.sources.fields import printable
 
-ROWS_PER_TABLE = 8_192
+ROWS_PER_TABLE = 4_096
+# Characters: rows may be books.
+TEXT_PER_TABLE = 16_000_000
+# Characters of a reject's key or detail: a hostile file would fill the memory with them.
+LONGEST_FACT = 1_000
+FIRST = 3
 
 
 @dataclass(frozen=True)
@@ -38,11 +46,12 @@ class Origin:
 
 
 class Rows:
-    """Rows in Arrow's compact form, for they may be millions."""
+    """Rows on their way to the snapshot: a few in memory, the others in a temporary file."""
 
-    def __init__(self) -> None:
-        self._tables: list[pa.Table] = [ROWS.empty_table()]
+    def __init__(self, file: BinaryIO) -> None:
+        self._spill = Spill(ROWS, by="sample_id", file=file)
         self._fresh: list[dict[str, Any]] = []
+        self._size = 0
         self._count = 0
 
     def __len__(self) -> int:
@@ -52,16 +61,55 @@ class Rows:
         """Append one row; keys are those of ROWS."""
         self._fresh.append(row)
         self._count += 1
+        self._size += len(row["extra"]) + sum(len(turn["text"]) for turn in row["messages"])
+        if len(self._fresh) == ROWS_PER_TABLE or self._size >= TEXT_PER_TABLE:
+            self._flush()
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """All rows by sample_id in tables that fit into memory; some columns, in no order."""
+        self._flush()
+        yield from self._spill.tables(columns)
+
+    def _flush(self) -> None:
+        self._spill.add(pa.Table.from_pylist(self._fresh, ROWS))
+        self._fresh, self._size = [], 0
+
+
+class Rejects:
+    """What was refused of a source, compact, for it may be all.
+
+    Attributes:
+        reasons: how many for which reason.
+        first: the first few, for people.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.reasons: Counter[str] = Counter()
+        self.first: list[RawReject] = []
+        self._source = source
+        self._fresh: list[dict[str, str]] = []
+        self._tables: list[pa.Table] = []
+
+    def __len__(self) -> int:
+        return self.reasons.total()
+
+    def add(self, reject: RawReject) -> None:
+        """Append one."""
+        facts = {name: printable(value[:LONGEST_FACT]) for name, value in asdict(reject).items()}
+        self.reasons[reject.reason] += 1
+        if len(self.first) < FIRST:
+            self.first.append(RawReject(**facts))
+        self._fresh.append({"source": self._source, **facts})
         if len(self._fresh) == ROWS_PER_TABLE:
             self._flush()
 
     def table(self) -> pa.Table:
-        """All rows, sorted by sample_id."""
+        """All as rows of REJECTS."""
         self._flush()
-        return pa.concat_tables(self._tables).sort_by("sample_id")
+        return pa.concat_tables(self._tables)
 
     def _flush(self) -> None:
-        self._tables.append(pa.Table.from_pylist(self._fresh, ROWS))
+        self._tables.append(pa.Table.from_pylist(self._fresh, REJECTS))
         self._fresh = []
 
 

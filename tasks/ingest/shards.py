@@ -56,7 +56,7 @@ class ImageSpool:
         ids = sorted(self._used)
         if not ids:
             return IMAGES.empty_table()
-        return self.library.index.take(self.library.places(ids)).cast(IMAGES)
+        return self.library.facts(ids).cast(IMAGES)
 
     def _add(self, picture: Picture) -> None:
         start = self._file.seek(0, 2)

@@ -1,46 +1,69 @@
 """Groups and splits, which only all images together decide: no group is in two splits by chance."""
 
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infra.digests import digests
 from schemas.config import IngestConfig
 from schemas.samples import ROWS
 from tasks.ingest.groups import group_images
+from tasks.ingest.rows import Rows
 
 
-def settled(table: pa.Table, images: pa.Table, *, config: IngestConfig) -> pa.Table:
-    """Rows with their groups and splits, which only all images together decide.
+def settled(rows: Rows, images: pa.Table, *, config: IngestConfig) -> Iterator[pa.Table]:
+    """Rows by sample_id with their groups and splits, which only all images together decide.
 
     Args:
-        table: rows of the schema ROWS without groups, and with stated splits or none.
+        rows: without groups, and with stated splits or none.
         images: what is known of all their images (IMAGES), by id.
         config: the seed and shares of the splits, and what counts as a near duplicate.
     """
-    ids = images["image_id"].to_pylist()
-    place = {image_id: i for i, image_id in enumerate(ids)}
-    shown = [[place[image_id] for image_id in own] for own in table["image_ids"].to_pylist()]
-    together = [(own[0], other) for own in shown for other in own[1:]]
+    known = digests(images["image_id"])
+    lists = (table["image_ids"] for table in rows.tables(["image_ids"]))
     first = group_images(
-        images["phash"].to_pylist(),
-        images["phash_quality"].to_pylist(),
-        rows=np.array(together, dtype=np.int64).reshape(-1, 2),
+        images["phash"],
+        images["phash_quality"].to_numpy(),
+        rows=_together(lists, known),
         bits=config.near_duplicate_bits,
     )
-    names = zip(shown, table["sample_id"].to_pylist(), strict=True)
-    groups = [ids[first[own[0]]] if own else name for own, name in names]
-    stated = table["split"].to_pylist()
-    splits = [
-        assign_split(split, group, config=config)
-        for split, group in zip(stated, groups, strict=True)
-    ]
-    teaches = pc.if_else(pc.equal(pa.array(splits), "test"), "evaluation", table["supervises"])
-    columns = {"group_id": pa.array(groups), "split": pa.array(splits), "supervises": teaches}
+    names = images["image_id"].combine_chunks()
+    for table in rows.tables():
+        shown, row = _shown(table["image_ids"], known)
+        own = np.full(len(table), -1)
+        own[row[::-1]] = first[shown[::-1]]  # of several images the first, which comes last here
+        group = names.take(pa.array(own, mask=own < 0))
+        yield _settled(table, pc.coalesce(group, table["sample_id"]), config)
+
+
+def _settled(table: pa.Table, groups: pa.ChunkedArray, config: IngestConfig) -> pa.Table:
+    pairs = zip(table["split"].to_pylist(), groups.to_pylist(), strict=True)
+    splits = pa.array([assign_split(*pair, config=config) for pair in pairs], pa.string())
+    teaches = pc.if_else(pc.equal(splits, "test"), "evaluation", table["supervises"])
+    columns = {"group_id": groups, "split": splits, "supervises": teaches}
     for name, column in columns.items():
         table = table.set_column(table.schema.get_field_index(name), ROWS.field(name), column)
     return table
+
+
+def _shown(image_ids: pa.ChunkedArray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every image that the rows show, by its place in `known`, and its row: [M] each, in order."""
+    lists = image_ids.combine_chunks()
+    places = np.searchsorted(known, digests(lists.flatten()))
+    return places, lists.value_parent_indices().to_numpy()
+
+
+def _together(lists: Iterable[pa.ChunkedArray], known: np.ndarray) -> np.ndarray:
+    """[M, 2] images that one row shows one after the other."""
+    pairs = [np.empty((0, 2), dtype=np.int64)]
+    for image_ids in lists:
+        shown, row = _shown(image_ids, known)
+        same = row[1:] == row[:-1]
+        pairs.append(np.stack([shown[:-1][same], shown[1:][same]], axis=1))
+    return np.concatenate(pairs)
 
 
 def assign_split(stated: str | None, group_id: str, *, config: IngestConfig) -> str:

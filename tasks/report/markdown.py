@@ -45,6 +45,10 @@ def data_table(numbers: dict[str, Any]) -> list[Row]:
             step = data[name]
             told = f"{step['accepted']} accepted, {step[refused]} {refused}"
             rows.append({"what": f"{name}: rows in", "number": str(step["in"]), "notes": told})
+            for one in step["sources"]:
+                told = f"{one['accepted']} accepted, {one[refused]} {refused}"
+                what = {"what": f"{name}: source {one['source']}", "number": str(one["in"])}
+                rows.append({**what, "notes": told})
             for why in step["reasons"]:
                 what = {"what": f"{name}: {why['reason']}", "number": str(why["rows"])}
                 rows.append({**what, "notes": f"source {why['source']}"})

@@ -24,12 +24,14 @@ def data(inputs: ReportInputs, store: Store) -> dict[str, Any]:
     """reading, labelled, kinds and orders; each only where its step has run."""
     told: dict[str, Any] = {}
     if inputs.samples:
-        rejects = read_parts(store.local(inputs.samples) / "rejects", REJECTS)
-        told["reading"] = {**inputs.samples.counts, "reasons": _reasons(rejects)}
+        folder = store.local(inputs.samples)
+        rejects = read_parts(folder / "rejects", REJECTS)
+        told["reading"] = {**inputs.samples.counts, **_by_source(folder, rejects, "rejected")}
     if inputs.labelled:
         folder = store.local(inputs.labelled)
         quarantine = read_parts(folder / "quarantine", QUARANTINE)
-        told["checking"] = {**inputs.labelled.counts, "reasons": _reasons(quarantine)}
+        parts = _by_source(folder, quarantine, "quarantined")
+        told["checking"] = {**inputs.labelled.counts, **parts}
         verdict = json.loads((folder / VERDICT).read_text(encoding="utf-8"))
         told["checking"]["licences"] = verdict["licences"]
         told["kinds"] = _kinds(folder)
@@ -38,6 +40,31 @@ def data(inputs: ReportInputs, store: Store) -> dict[str, Any]:
     if orders:
         told["orders"] = orders
     return told
+
+
+def _by_source(folder: Path, table: pa.Table, refused: str) -> dict[str, Any]:
+    """sources (in, accepted, refused, and the reasons of each) and reasons, of one step.
+
+    Args:
+        folder: the artifact whose `rows/` were accepted.
+        table: the rows that were not.
+        refused: what the step calls these.
+    """
+    found = read_parts(folder / "rows", ROWS, columns=["source"])["source"].value_counts()
+    accepted = Counter({one["values"]: one["counts"] for one in found.to_pylist()})
+    reasons = _reasons(table)
+    lost = Counter(table["source"].to_pylist())
+    sources = [
+        {
+            "source": source,
+            "in": accepted[source] + lost[source],
+            "accepted": accepted[source],
+            refused: lost[source],
+            "reasons": {r["reason"]: r["rows"] for r in reasons if r["source"] == source},
+        }
+        for source in sorted(accepted | lost)
+    ]
+    return {"sources": sources, "reasons": reasons}
 
 
 def _reasons(table: pa.Table) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from infra.places import Found, expand
 from schemas.config import SourceConfig
@@ -34,7 +33,7 @@ def read(source: SourceConfig, *, max_bytes: int) -> Iterator[RawRecord | RawRej
     for file in files(source):
         with parquet.opened(file) as table:
             found = _with_image(columns, table, file.uri)
-            found.check(table.schema_arrow.names, file.uri)
+            found.check(table.schema.names, file.uri)
             for number, row in parquet.rows(table):
                 key = f"{file.name}:{number}"
                 if isinstance(row, str):
@@ -43,11 +42,11 @@ def read(source: SourceConfig, *, max_bytes: int) -> Iterator[RawRecord | RawRej
                     yield record(row, layout=found, key=key)
 
 
-def _with_image(columns: Layout, table: pq.ParquetFile, place: str) -> Layout:
+def _with_image(columns: Layout, table: parquet.Table, place: str) -> Layout:
     """The layout with the file's own image column where neither source nor format names one."""
-    if "image" in columns.stated or "image" in table.schema_arrow.names:
+    if "image" in columns.stated or "image" in table.schema.names:
         return columns
-    found = [f.name for f in table.schema_arrow if _holds_images(f, table)]
+    found = [f.name for f in table.schema if _holds_images(f, table)]
     if len(found) > 1:
         raise DataError(
             f"{place}: several columns hold images: {', '.join(found)}; choose with "
@@ -56,7 +55,7 @@ def _with_image(columns: Layout, table: pq.ParquetFile, place: str) -> Layout:
     return replace(columns, columns={**columns.columns, "image": "".join(found)})
 
 
-def _holds_images(field: pa.Field, table: pq.ParquetFile) -> bool:
+def _holds_images(field: pa.Field, table: parquet.Table) -> bool:
     if parquet.features(table).get(field.name, {}).get("_type") == "Image":
         return True
     kind = field.type

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from infra.places import Found, exists, expand, read_below
 from schemas.config import SourceConfig
@@ -31,7 +30,7 @@ def read(source: SourceConfig, *, max_bytes: int) -> Iterator[RawRecord | RawRej
     columns = layout(source, "canonical", usual={"question": "caption", "image": ""})
     for shard in shards(source):
         with parquet.opened(shard) as table:
-            names = table.schema_arrow.names
+            names = table.schema.names
             columns.check(names, shard.uri)
             if missing := [c for c in ("key", "status") if c not in names]:
                 raise DataError(
@@ -84,14 +83,14 @@ def _folder(shard: Found) -> str:
     return shard.uri.removesuffix(".parquet")
 
 
-def _inside(table: pq.ParquetFile) -> str:
+def _inside(table: parquet.Table) -> str:
     """The column that holds encoded images, named by their encoding; "" without any."""
-    kinds = {f.name: f.type for f in table.schema_arrow}
+    kinds = {f.name: f.type for f in table.schema}
     binary = (pa.binary(), pa.large_binary())
     return next((name for name in IMAGES if kinds.get(name) in binary), "")
 
 
-def _rows(table: pq.ParquetFile) -> Iterator[tuple[str, Row | str]]:
+def _rows(table: parquet.Table) -> Iterator[tuple[str, Row | str]]:
     """(key, row or what is wrong with it)."""
     for number, row in parquet.rows(table):
         key = row["key"] if isinstance(row, dict) else None
@@ -99,7 +98,7 @@ def _rows(table: pq.ParquetFile) -> Iterator[tuple[str, Row | str]]:
 
 
 def _from_tar(
-    shard: Found, table: pq.ParquetFile, columns: Layout, max_bytes: int
+    shard: Found, table: parquet.Table, columns: Layout, max_bytes: int
 ) -> Iterator[RawRecord | RawReject]:
     """Tars are not sorted: the shard's rows (without images) are held, the tar is streamed."""
     waiting: dict[str, Row | str] = {}

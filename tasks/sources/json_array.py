@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from infra.places import Found, open_file
 from schemas.errors import DataError
+from tasks.sources.encoding import check_encoding, undecodable
 from tasks.sources.json_rows import LONGEST_ROW, once
 
 BOM = b"\xef\xbb\xbf"
@@ -57,8 +58,14 @@ def object_items(found: Found) -> Iterator[tuple[str, Any]]:
 
 
 def top_level(found: Found) -> bytes:
-    """The first byte that is no space: `[` of an array, `{` of an object; empty without any."""
+    """The first byte that is no space: `[` of an array, `{` of an object; empty without any.
+
+    Raises:
+        DataError: the file is UTF-16.
+    """
     with open_file(found.uri) as file:
+        check_encoding(found, file.read(PIECE))
+        file.seek(0)
         file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
         pieces = (piece.lstrip() for piece in iter(lambda: file.read(PIECE), b""))
         return next((piece[:1] for piece in pieces if piece), b"")
@@ -74,7 +81,9 @@ def _opened(found: Found, bracket: bytes) -> Iterator["_Text"]:
     with io.TextIOWrapper(open_file(found.uri), encoding="utf-8-sig") as file:
         try:
             yield _Text(file)
-        # ValueError: no JSON, or no UTF-8; RecursionError: brackets within brackets.
+        except UnicodeDecodeError as error:
+            raise undecodable(found) from error
+        # ValueError: no JSON; RecursionError: brackets within brackets.
         except (ValueError, RecursionError, OSError) as error:
             raise DataError(f"{found.uri!r} is not readable JSON: {error}") from error
 

@@ -40,6 +40,9 @@ def parse(line: bytes) -> Parsed:
         return None, f"longer than {LONGEST_ROW} bytes"
     try:
         value = json.loads(line, object_pairs_hook=once)
+    except UnicodeDecodeError as error:
+        bad = f"byte 0x{line[error.start]:02x} at {error.start}"
+        return None, f"not UTF-8: {bad}; if it is Latin-1: iconv -f WINDOWS-1252 -t UTF-8"
     except (ValueError, RecursionError) as error:
         return None, f"not JSON: {error}"
     return checked(value)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError, DataError
@@ -41,7 +42,8 @@ class Layout:
         """Whether the mapping has a type for rows without a label (a source declared clean)."""
         return "" in self.mapping.labels
 
-    @property
+    # Every row asks for these: they are worked out once.
+    @cached_property
     def needed(self) -> list[str]:
         """Columns that every row must have."""
         fields = ["question"] if self.label_free else ["question", "type"]
@@ -53,7 +55,12 @@ class Layout:
         rule = [self.answer_when.column] if self.answer_when else []
         return frozenset([*rule, *(c for f in self.columns for c in self.names(f))])
 
-    @property
+    @cached_property
+    def used(self) -> frozenset[str]:
+        """The columns that a field or a slice of a record holds."""
+        return frozenset(c for f in self.columns if f != "id" for c in self.names(f))
+
+    @cached_property
     def slices(self) -> list[str]:
         """Names of the slices, without the prefix."""
         given = [*self.columns, *self.constants]

@@ -31,7 +31,7 @@ def record(row: Mapping[str, Any], *, layout: Layout, key: str) -> RawRecord | R
 
 def _record(row: Mapping[str, Any], labels: list[str], *, layout: Layout, key: str) -> RawRecord:
     cell = {f: _cell(row, f, layout) for f in ("question", "answer", "level", "split", "language")}
-    slices, used = _slices(row, layout), _used(layout)
+    slices, used = _slices(row, layout), set(layout.used)
     if not _trusted(row, layout):
         cell["answer"] = None
         used -= set(layout.names("answer"))
@@ -54,12 +54,6 @@ def _record(row: Mapping[str, Any], labels: list[str], *, layout: Layout, key: s
 
 def _cell(row: Mapping[str, Any], field: str, layout: Layout) -> Any:
     return layout.constants.get(field, row.get(layout.columns.get(field, "")))
-
-
-def _used(layout: Layout) -> set[str]:
-    """The columns that a field or a slice of the record holds."""
-    fields = [f for f in layout.columns if f != "id"]
-    return {column for f in fields for column in layout.names(f)}
 
 
 def _labels(row: Mapping[str, Any], layout: Layout) -> list[str]:

@@ -1,24 +1,21 @@
 """Tables: CSV, JSON Lines, JSON arrays and Parquet by extension, one row one item."""
 
-import csv
-import io
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
-from infra.places import Found, expand, open_file
+from infra.places import Found, expand
 from schemas.config import SourceConfig
-from schemas.errors import ConfigError, DataError
+from schemas.errors import ConfigError
 from schemas.samples import RawRecord, RawReject
 from tasks.sources import parquet
+from tasks.sources.csv_rows import csv_rows
 from tasks.sources.json_array import array_items, top_level
 from tasks.sources.json_rows import checked, json_lines
 from tasks.sources.layout import SHOWN, Layout, layout
 from tasks.sources.parquet import Row
 from tasks.sources.record import record
-
-LONGEST_CELL = 16_000_000
 
 
 def read(source: SourceConfig, *, max_bytes: int) -> Iterator[RawRecord | RawReject]:
@@ -41,29 +38,17 @@ def read(source: SourceConfig, *, max_bytes: int) -> Iterator[RawRecord | RawRej
 
 
 def _opener(file: Found) -> Callable[[Found, Layout], Iterator[Row]]:
-    openers = {".csv": _csv, ".jsonl": _json, ".parquet": _parquet, ".json": _json, ".tsv": _csv}
+    openers = {
+        ".csv": csv_rows,
+        ".jsonl": _json,
+        ".parquet": _parquet,
+        ".json": _json,
+        ".tsv": csv_rows,
+    }
     extension = PurePosixPath(file.name).suffix.lower()
     if extension not in openers:
         raise ConfigError(f"{file.uri!r}: a table ends in {', '.join(openers)}, not {extension!r}")
     return openers[extension]
-
-
-def _csv(file: Found, columns: Layout) -> Iterator[Row]:
-    csv.field_size_limit(LONGEST_CELL)
-    comma = "\t" if file.name.lower().endswith(".tsv") else ","
-    with io.TextIOWrapper(open_file(file.uri), encoding="utf-8-sig", newline="") as lines:
-        metered = _Metered(lines)
-        reader = csv.DictReader(metered, strict=True, delimiter=comma)
-        try:
-            header = reader.fieldnames or []
-            columns.check(header, file.uri)
-            for number, row in enumerate(reader, start=1):
-                metered.since = 0
-                # A short or long row means a broken quote: its cells may be in wrong columns.
-                whole = None not in row and None not in row.values()
-                yield number, row if whole else f"not the header's {len(header)} cells"
-        except (csv.Error, UnicodeDecodeError, OSError) as error:
-            raise DataError(f"{file.uri!r} is not readable CSV: {error}") from error
 
 
 def _json(file: Found, columns: Layout) -> Iterator[Row]:
@@ -87,22 +72,7 @@ def _array(file: Found) -> Iterator[tuple[int, Any, str | None]]:
         yield number, *checked(value)
 
 
-class _Metered:
-    """The lines of a CSV; an error where one row, not known yet, goes on and on."""
-
-    def __init__(self, lines: io.TextIOWrapper) -> None:
-        self._lines = lines
-        self.since = 0
-
-    def __iter__(self) -> Iterator[str]:
-        while line := self._lines.readline(LONGEST_CELL):
-            self.since += len(line)
-            if self.since >= LONGEST_CELL:
-                raise csv.Error(f"a row is longer than {LONGEST_CELL} characters")
-            yield line
-
-
 def _parquet(file: Found, columns: Layout) -> Iterator[Row]:
     with parquet.opened(file) as table:
-        columns.check(table.schema_arrow.names, file.uri)
+        columns.check(table.schema.names, file.uri)
         yield from parquet.rows(table)

@@ -96,10 +96,8 @@ def _fit(job: Job, store: Store, run: str, *, use_gpu: bool) -> "Result":
     )
     from ray.train.torch import TorchTrainer
 
-    from tasks.train.loop import train_loop
-
     trainer = TorchTrainer(
-        train_loop,
+        _loop,
         train_loop_config=job.model_dump(mode="json"),
         scaling_config=ScalingConfig(num_workers=job.config.workers, use_gpu=use_gpu),
         run_config=RunConfig(
@@ -124,6 +122,13 @@ def _fit(job: Job, store: Store, run: str, *, use_gpu: bool) -> "Result":
             f"{job.config.stage.value} failed: {error}. Its checkpoints are kept under "
             f"{store.root}/runs/{run}; run the same command to go on from them"
         ) from error
+
+
+def _loop(settings: dict[str, Any]) -> None:
+    """What each worker runs; imported there alone, for transformers costs seconds a process."""
+    from tasks.train.loop import train_loop
+
+    train_loop(settings)
 
 
 def _told(error: "TrainingFailedError") -> PsavlmError | None:

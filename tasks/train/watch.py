@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 
+from infra.faults import troubles
 from infra.store import Store
 from schemas.config import PartConfig, TrainConfig
 from tasks.progress import progress
@@ -38,7 +39,7 @@ class Reporter:
         if self.active and (time.monotonic() - self.written > self.every or done == config.steps):
             state = {"part": part, "step": done, "steps": config.steps, "loss": round(loss, 5)}
             state |= {"samples_per_s": round(rate, 1), "pid": os.getpid()}
-            with contextlib.suppress(OSError):  # only for people to look at
+            with contextlib.suppress(*_troubles(self.path)):  # only for people to look at
                 self.files.pipe_file(self.path, json.dumps(state).encode())
             self.written, self.seconds, self.steps = time.monotonic(), 0.0, 0
         return rate
@@ -80,5 +81,9 @@ def _read(store: Store, path: str) -> dict[str, str | int | float] | None:
     files, _ = store.filesystem()
     try:
         return json.loads(files.cat_file(path))
-    except (OSError, ValueError):  # not there yet, or half-written
+    except (*_troubles(path), ValueError):  # not there yet, or half-written
         return None
+
+
+def _troubles(path: str) -> tuple[type[Exception], ...]:
+    return troubles(local="://" not in path)

@@ -12,6 +12,7 @@ from model.lora import add_lora
 from model.psavlm import PsaVlm
 from schemas.config import Stage
 from tasks.base_model import FOLDER
+from tasks.credentials import use_credentials
 from tasks.train.data import TrainingData
 from tasks.train.job import Job
 from tasks.train.watch import Reporter
@@ -44,6 +45,7 @@ def open_worker(job: Job) -> Worker:
     import ray.train
     from ray.train.torch import get_device
 
+    use_credentials()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
     context = ray.train.get_context()

@@ -1,23 +1,26 @@
 """The suites for Great Expectations: verdict and Data Docs over the scalar facts, in batches.
 
-A batch is at most a million rows as a pandas frame of scalars. Rows of equal keys are never in two
-batches where uniqueness is asked for, so that counts of batches add up to those of the whole.
+A batch is at most a quarter of a million rows as a pandas frame of scalars, of which a suite sees
+those columns that it asks for: Great Expectations hashes and filters whole frames. Rows of equal
+keys are never in two batches where uniqueness is asked for, so that counts of batches add up to
+those of the whole.
 """
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.errors import DataError
+from tasks.validate.frames import frames
 from tasks.validate.rule import Condition, Rule
 
 if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
-BATCH = 1_000_000
+BATCH = 250_000
 # What Great Expectations sees, in Arrow's kinds: scalars only, never a text of people or an image.
 SCALARS = {
     "sample_id": "str", "source": "str", "split": "str", "risk_type": "str", "risk_level": "int",
@@ -90,13 +93,14 @@ def check(
     """
     docs = Docs(folder)
     numbered = [(i, rule) for i, rule in enumerate(rules) if rule.expect]
-    suites = [docs.suite("schema", _schema())]
+    suites = [(docs.suite("schema", _schema()), list(SCALARS))]
     for kind, name in SUITES.items():
-        own = [_expectation(rule, i) for i, rule in numbered if rule.suite == kind]
-        suites.append(docs.suite(name, own))
+        own = [(i, rule) for i, rule in numbered if rule.suite == kind]
+        suite = docs.suite(name, [_expectation(rule, i) for i, rule in own])
+        suites.append((suite, _columns(rule for _, rule in own)))
     for name, frame in frames(con, list(SCALARS), key="position", size=batch):
-        for suite in suites:
-            docs.run(suite, frame, name=name)
+        for suite, columns in suites:
+            docs.run(suite, frame[columns], name=name)
     for number, rule in numbered:
         if rule.suite == "unique":
             key = rule.options["column"]
@@ -108,30 +112,6 @@ def check(
     return docs.success
 
 
-def frames(
-    con: "duckdb.DuckDBPyConnection", columns: list[str], *, key: str, size: int
-) -> Iterator[tuple[str, "pd.DataFrame"]]:
-    """Facts in frames of at most `size` rows with names for people, equal keys in one frame.
-
-    Only a key that has more than `size` rows by itself makes a larger frame.
-    """
-    import pandas as pd
-
-    most = con.execute(
-        f"SELECT coalesce(max(n), 1) FROM (SELECT count(*) AS n FROM own_facts GROUP BY {key})"
-    ).fetchall()[0][0]
-    step = max(1, size - most + 1)
-    con.execute(
-        f"CREATE OR REPLACE TABLE batched AS SELECT {', '.join(columns)}, "
-        f"(rank() OVER (ORDER BY {key}) - 1) // {step} AS batch FROM own_facts"
-    )
-    found = con.execute("SELECT DISTINCT batch FROM batched ORDER BY batch").fetchall()
-    for number, (batch,) in enumerate(found, start=1):
-        query = f"SELECT * EXCLUDE batch FROM batched WHERE batch = {batch}"
-        table = con.sql(query).to_arrow_table()
-        yield f"batch {number} of {len(found)}", table.to_pandas(types_mapper=pd.ArrowDtype)
-
-
 def _schema() -> list[Any]:
     import great_expectations.expectations as expectations
 
@@ -141,6 +121,12 @@ def _schema() -> list[Any]:
         for column, kind in SCALARS.items()
     ]
     return [columns, *kinds, expectations.ExpectTableRowCountToBeBetween(min_value=1)]
+
+
+def _columns(rules: Iterable[Rule]) -> list[str]:
+    """What the expectations of some rules look at."""
+    asked = [{rule.options["column"], *(column for column, *_ in rule.only)} for rule in rules]
+    return [name for name in SCALARS if name in set().union(*asked)]
 
 
 def _expectation(rule: Rule, number: int) -> Any:

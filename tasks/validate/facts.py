@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 MEMORY = "512MB"  # what DuckDB may hold before it goes on in the file
 THREADS = 4  # each needs memory of its own
 
-GIVEN = """
+PART = 2**32  # from the position of a part's first row to that of the next part's
+GIVEN = f"""
 CREATE VIEW given AS
-SELECT *, file_index * 4294967296::BIGINT + file_row_number AS position
-FROM read_parquet([{parts}])
+SELECT *, file_index::BIGINT * {PART} + file_row_number AS position
+FROM read_parquet([{{parts}}])
 """
 REJECTS = "CREATE VIEW rejects AS SELECT * FROM read_parquet([{parts}])"
 # Turns as lists: chars is the shortest turn's length, so that one empty turn shows.

@@ -20,6 +20,30 @@ WHERE source = $source
 """
 
 
+def check_limits(
+    con: "duckdb.DuckDBPyConnection",
+    config: ValidateConfig,
+    *,
+    rules: tuple[Rule, ...],
+    totals: Mapping[str, Any],
+    place: str,
+) -> None:
+    """DataError for the first limit that is broken.
+
+    Args:
+        con: holds the facts and verdicts.
+        config: the limits.
+        rules: the reasons.
+        totals: `sources` and `training_rows`, as verdict.json tells them.
+        place: the samples, named for people.
+    """
+    if config.contamination == "refuse":
+        check_contamination(con)
+    limit = config.max_reject_rate
+    check_sources(con, totals["sources"], rules=rules, limit=limit, place=place)
+    check_rows(totals["training_rows"], config, place=place)
+
+
 def check_sources(
     con: "duckdb.DuckDBPyConnection",
     sources: Mapping[str, Any],
@@ -28,7 +52,7 @@ def check_sources(
     limit: float,
     place: str,
 ) -> None:
-    """DataError for the worst source over the limit: the step leaves nothing, so it says all.
+    """DataError for the worst source over the limit.
 
     Args:
         con: holds `rejects` and `judged`.
@@ -54,8 +78,8 @@ def check_sources(
     raise DataError(
         f"source {name!r}: {worst['rejected']} of {worst['in']} rows are bad, "
         f"{worst['rate']:.1%}, limit {limit:.1%}. Most frequent reasons: {dict(reasons)}. Such as "
-        f"{examples}. Rows refused at reading: rejects/ in {place}. Correct the source; to see all "
-        "others in quarantine/, allow more for once by max_reject_rate in [validation] of a preset"
+        f"{examples}. Correct the source, or allow more by max_reject_rate in [validation] of a "
+        f"preset. Rows refused at reading: rejects/ in {place}"
     )
 
 

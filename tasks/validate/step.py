@@ -1,16 +1,17 @@
 """The step itself: examine, check the limits, move bad rows to quarantine, write the verdict."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from infra.attempt import Build
 from infra.fingerprint import content_hash
-from infra.parts import ROWS_PER_GROUP, parts_of, write_stream
+from infra.parts import parts_of, write_stream
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import ValidateConfig
@@ -21,7 +22,8 @@ from schemas.samples import REJECTS, ROWS
 from schemas.taxonomy import load_taxonomy
 from tasks.validate.docs import BATCH, check
 from tasks.validate.facts import count_rules, examined
-from tasks.validate.limits import check_contamination, check_rows, check_sources
+from tasks.validate.labelled import labelled, tables
+from tasks.validate.limits import check_limits
 from tasks.validate.rule import Rule
 from tasks.validate.rules import rules
 from tasks.validate.totals import by_source, training_rows
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     import duckdb
 
 VERSION = 3
+REFUSED = "refused"  # the step of what is left of a validation that fails
 QUARANTINE = pa.schema([("sample_id", pa.string()), *REJECTS])
 CLASHING = pa.schema(
     [
@@ -39,11 +42,6 @@ CLASHING = pa.schema(
         ("detail", pa.string()),
     ]
 )
-LABELLED = """
-SELECT given.* EXCLUDE position REPLACE (kept.risk_type AS risk_type,
-    kept.supervises AS supervises), stated_type, clean_by_level
-FROM given JOIN kept USING (position) ORDER BY sample_id
-"""
 SET_ASIDE = """
 SELECT sample_id, source, source_key, $reasons[broken + 1] AS reason, detail
 FROM own_facts JOIN judged USING (position) WHERE broken IS NOT NULL ORDER BY ALL
@@ -63,25 +61,35 @@ def validate(config: ValidateConfig, samples: Artifact, *, store: Store) -> Arti
 
     Raises:
         DataError: more bad rows in a source than `max_reject_rate`, fewer rows of a type or level
-            than asked for, or contamination where this is refused.
+            than asked for, or contamination where this is refused. It names an artifact of the
+            step `refused`, with `quarantine/`, `conflicts.parquet` and `verdict.json` as above.
     """
     taxonomy, known = load_taxonomy(config.taxonomy), load_licences(config.licences)
+    inputs = {"taxonomy": content_hash(taxonomy), "licences": content_hash(known)}
+
+    def publish(step: str, build: Build) -> Artifact:
+        parents = {"samples": samples}
+        return store.artifact(
+            step, VERSION, config=config, parents=parents, inputs=inputs, build=build
+        )
 
     def build(folder: Path) -> dict[str, int]:
-        return build_labelled(folder, config, store.local(samples), place=samples.uri)
+        place = store.local(samples)
+        return build_labelled(
+            folder, config, place, place=samples.uri, keep=partial(publish, REFUSED)
+        )
 
-    return store.artifact(
-        "validate",
-        VERSION,
-        config=config,
-        parents={"samples": samples},
-        inputs={"taxonomy": content_hash(taxonomy), "licences": content_hash(known)},
-        build=build,
-    )
+    return publish("validate", build)
 
 
 def build_labelled(
-    folder: Path, config: ValidateConfig, samples: Path, *, place: str, batch: int = BATCH
+    folder: Path,
+    config: ValidateConfig,
+    samples: Path,
+    *,
+    place: str,
+    keep: Callable[[Build], Artifact] | None = None,
+    batch: int = BATCH,
 ) -> dict[str, int]:
     """Judge the rows of a samples folder into an empty folder.
 
@@ -90,6 +98,7 @@ def build_labelled(
         config: limits and policies.
         samples: what ingest wrote.
         place: the samples, named in errors.
+        keep: publishes what was found where a limit is broken; None for the error alone.
         batch: most rows that Great Expectations sees at a time.
     """
     rows = parts_of(samples / "rows", ROWS)
@@ -104,50 +113,38 @@ def build_labelled(
         refusal=refusal_pattern(config.refusal_markers),
         home=folder,
     ) as con:
-        if config.contamination == "refuse":
-            check_contamination(con)
-        sources, there = by_source(con, order), training_rows(con, taxonomy)
-        check_sources(con, sources, rules=order, limit=config.max_reject_rate, place=place)
-        check_rows(there, config, place=place)
+        totals = {"sources": by_source(con, order), "training_rows": training_rows(con, taxonomy)}
         found = count_rules(con, order)
+        judge = partial(_write, con, config=config, order=order, found=found, totals=totals)
+        try:
+            check_limits(con, config, rules=order, totals=totals, place=place)
+        except DataError as error:
+            if keep is None:
+                raise
+            kept = keep(partial(judge, success=False))
+            raise DataError(f"{error}. All that break a rule: quarantine/ in {kept.uri}") from None
         passed = check(con, folder / "docs", rules=order, counts=found, batch=batch)
-        _write(con, folder, order)
-        told = verdict(con, config, rules=order, found=found)
-    told = {"success": passed, **told, "sources": sources, "training_rows": there}
+        write_stream(labelled(con, rows), ROWS, folder / "rows")
+        return judge(folder, success=passed)
+
+
+def _write(
+    con: "duckdb.DuckDBPyConnection",
+    folder: Path,
+    *,
+    config: ValidateConfig,
+    order: tuple[Rule, ...],
+    found: list[int],
+    totals: dict[str, Any],
+    success: bool,
+) -> dict[str, int]:
+    """All but the rows that stay; returns the step's counts."""
+    aside = tables(con, SET_ASIDE, params={"reasons": [rule.reason for rule in order]})
+    write_stream((table.cast(QUARANTINE) for table in aside), QUARANTINE, folder / "quarantine")
+    with pq.ParquetWriter(folder / CONFLICTS, CLASHING) as writer:
+        for table in tables(con, IN_CONFLICT):
+            writer.write_table(table.cast(CLASHING))
+    told = {"success": success, **verdict(con, config, rules=order, found=found), **totals}
     written = json.dumps(told, indent=1, ensure_ascii=False)
     (folder / VERDICT).write_text(f"{written}\n", encoding="utf-8")
     return told["counts"]
-
-
-def _write(con: "duckdb.DuckDBPyConnection", folder: Path, order: tuple[Rule, ...]) -> None:
-    given = {"reasons": [rule.reason for rule in order]}
-    write_stream(map(_labelled, _tables(con, LABELLED)), ROWS, folder / "rows")
-    aside = _tables(con, SET_ASIDE, params=given)
-    write_stream((table.cast(QUARANTINE) for table in aside), QUARANTINE, folder / "quarantine")
-    with pq.ParquetWriter(folder / CONFLICTS, CLASHING) as writer:
-        for table in _tables(con, IN_CONFLICT):
-            writer.write_table(table.cast(CLASHING))
-
-
-def _tables(
-    con: "duckdb.DuckDBPyConnection", query: str, *, params: dict[str, Any] | None = None
-) -> Iterator[pa.Table]:
-    """The result of a query in pieces."""
-    for piece in con.sql(query, params=params or {}).to_arrow_reader(ROWS_PER_GROUP):
-        yield pa.Table.from_batches([piece])
-
-
-def _labelled(table: pa.Table) -> pa.Table:
-    """Rows of ROWS; where a policy made a row clean, `extra` keeps what the source had said.
-
-    A label is never rewritten in silence.
-    """
-    rows = pc.indices_nonzero(table["clean_by_level"]).to_pylist()
-    if rows:
-        extra = table["extra"].to_pylist()
-        for row in rows:
-            stated = {**json.loads(extra[row]), "clean_by_level": table["stated_type"][row].as_py()}
-            extra[row] = json.dumps(stated, sort_keys=True, ensure_ascii=False)
-        place = table.schema.get_field_index("extra")
-        table = table.set_column(place, ROWS.field("extra"), pa.array(extra, pa.string()))
-    return table.select(ROWS.names).cast(ROWS)

@@ -1,11 +1,8 @@
 """Perceptual hashes (PDQ): the same picture, resized or compressed anew, keeps most of its bits."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+import pdqhash
+from PIL.Image import Image, Resampling
 
 # PDQ's own rule: the hash of a flat or blurred picture says nothing.
 LEAST_QUALITY = 50
@@ -14,11 +11,8 @@ LEAST_QUALITY = 50
 SIDE = 64
 
 
-def perceptual_hash(image: "Image") -> tuple[str, int]:
+def perceptual_hash(image: Image) -> tuple[str, int]:
     """PDQ's 256 bits in hexadecimal, and its quality 0..100; the image is not changed."""
-    import pdqhash
-    from PIL.Image import Resampling
-
     colours = image if image.mode == "RGB" else image.convert("RGB")
     small = colours.resize((SIDE, SIDE), Resampling.BILINEAR, reducing_gap=2.0)
     bits, quality = pdqhash.compute(np.asarray(small))
