@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.files import Files
-from infra.identity import stamper
+from infra.identity import Folder
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import BaseConfig
@@ -90,7 +90,7 @@ def _from_bucket(config: BaseConfig, store: Store) -> Artifact:
             "s3://bucket/folder is read, and it has no revisions; a revision is for hub names"
         )
     parent, _, name = bucket.rpartition("/")
-    files, stamp = Files.at(parent), stamper(bucket)
+    files, stamp = Files.at(parent), Folder(bucket).stamp
     names = [n for n in files.sizes(name) if any(Path(n).match(p) for p in SAFE_FILES)]
     if SETTINGS not in names:
         raise ConfigError(f"base {config.name!r} holds no {SETTINGS}: give a model's own folder")

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from model.features import ImagePatches
 
 FEATURES = "features.npy"
-FIRST = "first_row"
+SPAN = ["first_row", "rows", "height", "width"]
+RAGGED = 2  # axes of an array of images that lie one behind the other
 SHARDS, SHARD_VERSION = "features", 1
 IMAGES_PER_SHARD = 8_192
 BYTES_PER_SHARD = 2 << 30  # a shard is built in memory
@@ -69,8 +70,9 @@ class Shards:
         block = np.concatenate(rows) if self._sizes else np.stack(rows)
         if self._sizes:
             counts = [len(row) for row in rows]
-            index[FIRST], index["rows"] = [0, *np.cumsum(counts)[:-1].tolist()], counts
-            index["height"], index["width"] = zip(*(self._sizes[i] for i in order), strict=True)
+            sizes = zip(*(self._sizes[i] for i in order), strict=True)
+            starts = [0, *np.cumsum(counts)[:-1].tolist()]
+            index |= zip(SPAN, (starts, counts, *sizes), strict=True)
         self.library.add(pa.table(index), lambda folder: np.save(folder / FEATURES, block))
         self._ids, self._rows, self._sizes, self._held = [], [], [], 0
 
@@ -100,16 +102,20 @@ class FeatureCache:
         ids = named["image_id"].to_pylist()
         if missing := self.library.missing(ids):
             raise vanished(artifact, what=f"the features of {len(missing)} images are gone")
-        self.arrays = {
-            number: np.load(self.library.folder(number) / FEATURES, mmap_mode="r")
-            for number in self.library.spread(ids)
+        folders = {number: self.library.folder(number) for number in self.library.spread(ids)}
+        self.arrays = {n: np.load(at / FEATURES, mmap_mode="r") for n, at in folders.items()}
+        # Where P differs by image: its first row, its rows, its height and width.
+        self.spans = {
+            n: pq.read_table(folders[n] / INDEX, columns=SPAN)
+            for n, array in self.arrays.items()
+            if array.ndim == RAGGED
         }
 
     def batch(self, image_ids: Sequence[str]) -> "torch.Tensor | list[ImagePatches]":
         """h_o of these images, float32: [B, P, V], or one [P, V] each where P differs by image."""
         import numpy as np
 
-        if FIRST in self.library.index.column_names:
+        if self.spans:
             return self._one_by_one(image_ids)
         within = self.library.rows_within(image_ids)
         some = next(iter(self.arrays.values()))
@@ -121,17 +127,15 @@ class FeatureCache:
     def _one_by_one(self, image_ids: Sequence[str]) -> "list[ImagePatches]":
         from model.features import ImagePatches
 
-        facts = self.library.index.take(self.library.places(image_ids))
-        spread = self.library.spread(image_ids)
-        shard = {place: number for number, places in spread.items() for place in places.tolist()}
-        return [
-            ImagePatches(
-                _as_float(self.arrays[shard[place]][first : first + rows].copy()), (high, wide)
-            )
-            for place, (_, first, rows, high, wide) in enumerate(
-                zip(*(column.to_pylist() for column in facts.columns), strict=True)
-            )
-        ]
+        within = self.library.rows_within(image_ids)
+        found: dict[int, ImagePatches] = {}
+        for number, places in self.library.spread(image_ids).items():
+            spans = self.spans[number].take(within[places])
+            columns = (spans[name].to_pylist() for name in SPAN)
+            for place, first, rows, high, wide in zip(places.tolist(), *columns, strict=True):
+                patches = _as_float(self.arrays[number][first : first + rows].copy())
+                found[place] = ImagePatches(patches, (high, wide))
+        return [found[place] for place in range(len(image_ids))]
 
 
 def _as_float(stored: "np.ndarray") -> "torch.Tensor":
