@@ -292,11 +292,12 @@ class TrainConfig(Frozen):
 class EvaluateConfig(Frozen):
     """Held-out items -> answers, rates and intervals for one arm.
 
-    `policy`: which types pass, and what follows from a level (schemas/policies).
+    `policy`: which types pass, and what follows from a level (schemas/policies); empty is the
+    model's own.
     """
 
     taxonomy: str = "taxonomy"
-    policy: str = "default"
+    policy: str = ""
     batch: Count = 64
     max_new_tokens: Count = 128
     refusal_markers: tuple[str, ...] = REFUSAL_MARKERS

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from infra.servers.run import lingering
 from schemas.errors import ConfigError
 from tasks.decoder import children
 from tasks.decoder.children import Children, decode_all
@@ -61,7 +62,7 @@ def signalled(number: int, *, times: int) -> threading.Thread:
             for child in at_work(os.getpid()):
                 if child.status() != psutil.STATUS_ZOMBIE and child.cpu_times().user > 0.5:
                     child.send_signal(number)
-                    child.wait()
+                    lingering([child], 10)  # it is its parent's, who asks how it ended
                     left -= 1
             time.sleep(0.02)
 

@@ -48,6 +48,11 @@ def load_policy(name: str, *, taxonomy: Taxonomy) -> OperatorPolicy:
     return policy
 
 
+def operators_policy(name: str, *, taxonomy: Taxonomy) -> OperatorPolicy | None:
+    """What `load_policy` loads, or None without a name: then the model's own policy holds."""
+    return load_policy(name, taxonomy=taxonomy) if name else None
+
+
 def check_disabled(disabled: tuple[str, ...], taxonomy: Taxonomy) -> None:
     """ConfigError for a disabled type that is no risk type of the taxonomy."""
     risks = [name for name in taxonomy.type_ids if name != CLEAN]

@@ -22,7 +22,7 @@ Respond = Callable[[Sequence[ImageFeatures | None], Sequence[str], Sequence[Labe
 
 
 def open_arm(
-    base: Path, model: Path | None, *, policy: OperatorPolicy, max_new_tokens: int
+    base: Path, model: Path | None, *, policy: OperatorPolicy | None, max_new_tokens: int
 ) -> Respond:
     """A function from features h_o [P, V], questions and labels (not used) to answers."""
     backbone = open_backbone(base)

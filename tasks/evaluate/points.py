@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from infra.fingerprint import content_hash
 from infra.store import Store
 from schemas.artifact import Artifact
-from schemas.policies import load_policy
+from schemas.policies import operators_policy
 from schemas.sweep import PointsConfig
 from schemas.taxonomy import CLEAN, load_taxonomy
 from tasks.base_model import FOLDER, libraries
@@ -50,7 +50,10 @@ def evaluate_points(
     """
     parents = {"base": base, "labelled": labelled, "features": features, "model": model}
     taxonomy = load_taxonomy(config.evaluate.taxonomy)
-    told = {"taxonomy": taxonomy, "policy": load_policy(config.evaluate.policy, taxonomy=taxonomy)}
+    told = {
+        "taxonomy": taxonomy,
+        "policy": operators_policy(config.evaluate.policy, taxonomy=taxonomy),
+    }
     hashes = {name: content_hash(part) for name, part in told.items()}
     return store.artifact(
         "evaluate_points",
@@ -79,7 +82,7 @@ def _build(
         store.local(parents["base"]) / FOLDER,
         store.local(parents["model"]) / FOLDER,
         parents["features"],
-        policy=load_policy(
+        policy=operators_policy(
             config.evaluate.policy, taxonomy=load_taxonomy(config.evaluate.taxonomy)
         ),
         batch=config.evaluate.batch,

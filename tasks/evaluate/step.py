@@ -16,7 +16,7 @@ from schemas.artifact import Artifact
 from schemas.config import EvaluateConfig, MethodConfig
 from schemas.errors import DataError
 from schemas.hints import load_hints
-from schemas.policies import load_policy
+from schemas.policies import operators_policy
 from schemas.report import ArmReport
 from schemas.samples import ROWS, askable
 from schemas.taxonomy import load_taxonomy
@@ -65,7 +65,7 @@ def evaluate(
     if isinstance(model, Artifact):
         parents["model"] = model
     taxonomy = load_taxonomy(config.taxonomy)
-    told = {"taxonomy": taxonomy, "policy": load_policy(config.policy, taxonomy=taxonomy)}
+    told = {"taxonomy": taxonomy, "policy": operators_policy(config.policy, taxonomy=taxonomy)}
     if oracle is not None:
         told["hints"] = load_hints(oracle.hints, taxonomy=taxonomy)
     asked = Asked(config, arm, parents, store, oracle)
@@ -102,7 +102,7 @@ class Asked:
         return open_arm(
             base,
             self.store.local(model) / FOLDER if model else None,
-            policy=load_policy(self.config.policy, taxonomy=taxonomy),
+            policy=operators_policy(self.config.policy, taxonomy=taxonomy),
             max_new_tokens=longest,
         )
 
