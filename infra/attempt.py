@@ -1,6 +1,7 @@
 """One build of one artifact: an empty folder, the work, the hashes, the commit."""
 
 import contextlib
+import errno
 import json
 import logging
 import time
@@ -12,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from infra import cache
-from infra.files import Files, clear
+from infra.files import Files, clear, flush_tree
 from infra.fingerprint import canonical, fingerprint
 from infra.integrity import remember, sound
 from infra.provenance import provenance
@@ -59,7 +60,8 @@ def make(files: Files, draft: dict[str, Any], *, build: Build) -> tuple[Manifest
     with _undone(files, folder, owner=owner):
         cache.empty(work)
         began = time.monotonic()
-        counts = dict(build(work))
+        with _room(work):
+            counts = dict(build(work))
         manifest = Manifest(
             **draft,
             counts=counts,
@@ -67,7 +69,9 @@ def make(files: Files, draft: dict[str, Any], *, build: Build) -> tuple[Manifest
             provenance={**provenance(), "seconds": round(time.monotonic() - began, 1)},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        if not files.local:
+        if files.local:
+            flush_tree(work)
+        else:
             files.upload(work, path, names=[entry.path for entry in manifest.files])
     text = manifest.model_dump_json(indent=2)
     if files.put(f"{folder}/manifest.json", text.encode(), fresh=True):
@@ -88,6 +92,19 @@ def drop(files: Files, folder: str, *, owner: str) -> None:
 def _work(files: Files, folder: str, *, owner: str) -> Path:
     """Say where an attempt is built: in place, or for a remote root where its copy will be."""
     return files.folder(f"{folder}/attempts/{owner}") if files.local else cache.place(folder, owner)
+
+
+@contextlib.contextmanager
+def _room(work: Path) -> Iterator[None]:
+    """Tell a full or broken disk in one message."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+            raise
+        raise StorageError(
+            f"cannot write {work}: {error.strerror}; make room there, or give another root"
+        ) from error
 
 
 @contextlib.contextmanager

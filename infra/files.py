@@ -246,13 +246,19 @@ def _put_local(place: Path, data: bytes, *, fresh: bool) -> bool:
     return True
 
 
-def _settle(folder: Path) -> None:
-    """Bring a folder's new name to the disk: a power cut must not take back what has been told."""
-    entries = os.open(folder, os.O_RDONLY)
+def _settle(place: Path) -> None:
+    """Bring a file or a folder's names to the disk: a power cut must not take back what was told."""
+    entries = os.open(place, os.O_RDONLY)
     try:
         os.fsync(entries)
     finally:
         os.close(entries)
+
+
+def flush_tree(folder: Path) -> None:
+    """Bring a new folder with all below it to the disk, and the four names that lead to it."""
+    for path in [*folder.rglob("*"), folder, *list(folder.parents)[:4]]:
+        _settle(path)
 
 
 def clear(folder: Path) -> None:

@@ -157,7 +157,7 @@ def test_a_file_of_every_kind_ends_as_it_must_and_none_fills_the_memory(tmp_path
     assert done.returncode == 0, done.stderr[-2_000:]
     found = json.loads(done.stdout)
     assert found["wrong"] == []
-    assert found["grown"] < 400
+    assert found["grown"] < 600
 
 
 def weigh(folder: str) -> str:

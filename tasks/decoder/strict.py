@@ -1,6 +1,7 @@
 """Encoded bytes -> what is known of an image that was decoded to the last pixel, or why not."""
 
 import io
+import re
 import struct
 import zlib
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +14,9 @@ from tasks.decoder.phash import perceptual_hash
 # Pillow knows some 40 formats; the others are not images of data sets but ways in.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 # Progressive JPEGs have about ten scans. Each costs a pass over all pixels, and ten bytes.
-JPEG, SCAN, MOST_SCANS = b"\xff\xd8", b"\xff\xda", 100
+JPEG, MOST_SCANS = b"\xff\xd8", 100
+# A scan's marker, then its length, 6 + 2n, and its n components: not any two bytes that look alike.
+SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 # An image of more pixels takes some hundred MB while it is decoded: it waits for its turn.
 MANY_PIXELS = 16_000_000
 # What Pillow's parsers raise on bad bytes: mostly OSError, the others now and then.
@@ -54,7 +57,7 @@ def decode(data: bytes, *, max_pixels: int, turn: AbstractContextManager[None]) 
     Raises:
         MemoryError: it needs more than the process may have.
     """
-    scans = data.count(SCAN) if data.startswith(JPEG) else 0
+    scans = sum(1 for _ in SCAN.finditer(data)) if data.startswith(JPEG) else 0
     if scans > MOST_SCANS:
         return Refusal(
             "image_unreadable", f"a JPEG of {scans} scans, at most {MOST_SCANS} are read"

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from infra import ray_cluster
+from infra.places import is_remote
 from schemas.errors import PsavlmError, ServerError
 from schemas.samples import ImageRef, RawRecord
 from tasks.decoder.children import cores
@@ -174,7 +175,11 @@ def _answers(
     from ray.data import ExecutionResources
     from ray.exceptions import RayError
 
-    told = {"folder": loading.folder, "config": loading.config, "library": library}
+    # A worker's own folder is another one: what is meant is said in full.
+    folder = loading.folder
+    if folder and not is_remote(folder):
+        folder = os.path.abspath(folder)
+    told = {"folder": folder, "config": loading.config, "library": library}
     asked = ray.data.from_arrow_refs(blocks)
     asked.context.execution_options.preserve_order = True
     asked.context.execution_options.resource_limits = ExecutionResources.for_limits(

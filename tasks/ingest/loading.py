@@ -122,7 +122,8 @@ class Loading:
         ahead: deque[tuple[Group, Future[dict[ImageRef, Loaded]]]] = deque()
         pool = ThreadPoolExecutor(threads)
         try:
-            for group in groups:
+            for number, group in enumerate(groups):
+                group.number = number  # whose turn it is, in this room
                 room.hold(group.size)
                 ahead.append((group, pool.submit(self._load, group, room)))
                 while len(ahead) > 2 * threads or (ahead and room.full):

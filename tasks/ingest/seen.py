@@ -30,6 +30,8 @@ class Seen:
         self._folder = folder if folder and folder.stamped else None
         self._notes = Lookup("S32", absent=b"")
         self._fresh: dict[bytes, bytes] = {}
+        # What a file was before it was read: one that changes meanwhile is not noted.
+        self._asked: dict[str, bytes | None] = {}
         self._noted = False
         if self._folder:
             self._files = Files.at(store.root)
@@ -40,13 +42,13 @@ class Seen:
 
     def image_of(self, name: str) -> str | None:
         """The id of the image that this file held, if the file is still the same."""
-        key = self._key(name)
+        key = self._asked[name] = self._key(name)
         return self._image(key).hex() or None if key else None
 
     def note(self, name: str, image_id: str) -> None:
         """Remember what a file held."""
-        key, image = self._key(name), bytes.fromhex(image_id)
-        if key and self._image(key) != image:
+        key, image = self._asked.pop(name, None), bytes.fromhex(image_id)
+        if key and key == self._key(name) and self._image(key) != image:
             self._fresh[key] = image
             self._noted = True
             if len(self._fresh) == FRESH:
