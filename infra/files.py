@@ -247,7 +247,7 @@ def _put_local(place: Path, data: bytes, *, fresh: bool) -> bool:
 
 
 def _settle(place: Path) -> None:
-    """Bring a file or a folder's names to the disk: a power cut must not take back what was told."""
+    """Bring a file or a folder's names to the disk: no power cut must take back what was told."""
     entries = os.open(place, os.O_RDONLY)
     try:
         os.fsync(entries)
