@@ -119,7 +119,7 @@ def _token(path: Path) -> Path:
     if not path.exists():
         draft = path.with_suffix(f".{os.getpid()}")
         draft.touch(mode=0o600)
-        draft.write_text(secrets.token_hex(32))
+        draft.write_text(secrets.token_hex(32), encoding="utf-8")
         draft.replace(path)
     return path
 

@@ -98,7 +98,7 @@ def save_model(  # noqa: PLR0913 - the fields of the card
         save_lora(folder, model.backbone)
     if card.full:
         write_tensors(folder / LANGUAGE, language_weights(model))
-    (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n")
+    (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return card
 
 
@@ -169,7 +169,7 @@ def save_state(
         tensors |= {f"{key}/{name}": moments[key] for key in MOMENTS if key in moments}
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / STATE_TENSORS, tensors)
-    (folder / STATE).write_text(state.model_dump_json(indent=2) + "\n")
+    (folder / STATE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def load_state(
@@ -204,6 +204,6 @@ def _check_order(trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 
 def _read(path: Path, kind: type[Record]) -> Record:
     try:
-        return kind.model_validate(json.loads(path.read_text()))
+        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} is not a readable {kind.__name__}: {error}") from error

@@ -89,7 +89,7 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
 def read_settings(file: Path) -> dict[str, Any]:
     """A config.json; ConfigError if it is none."""
     try:
-        settings = json.loads(file.read_text())
+        settings = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{str(file)!r} is no readable config.json of a model: {error}; give the folder that "

@@ -57,8 +57,8 @@ def export_model(uri: str, out: Path) -> dict[str, Any]:
     try:
         draft.mkdir(parents=True)
         FORMS[str(told["form"])](store.local(base) / FOLDER, own, draft)
-        (draft / NOTE).write_text(json.dumps(told, indent=2) + "\n")
-        (draft / README).write_text(readme(told))
+        (draft / NOTE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        (draft / README).write_text(readme(told), encoding="utf-8")
         draft.rename(out)
     except OSError as error:
         raise ConfigError(
@@ -92,7 +92,7 @@ def _merged(base: Path, model: Path, out: Path) -> None:
     backbone = Backbone.load(str(base))
     load_model(model, backbone)
     merge_lora(backbone)
-    stored = json.loads((base / "config.json").read_text())
+    stored = json.loads((base / "config.json").read_text(encoding="utf-8"))
     dtype = str(stored.get("dtype") or stored.get("torch_dtype") or "float32")
     shutil.copytree(base, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS))
     backbone.llava.to(getattr(torch, dtype)).save_pretrained(out)

@@ -22,8 +22,6 @@ _OF_A_RUN = {
     "manifest.json": ("attempt", "created", "provenance"),
     "decision": ("time", "commit"),
 }
-# Great Expectations' pages tell the time of the run and number their parts at random.
-PAGES = "/docs/"
 # Counts of what had to be done, which is less where a library has been there before.
 _OF_WORK = ("decoded", "new_bytes")
 
@@ -82,7 +80,7 @@ class Sight:
         """Path and content of all in the root and in the cache, without what is of a run only."""
         files, cache = Files.at(self.root), Files.at(str(self.cache))
         # The empty folder of a step is nothing.
-        names = [name for name in files.found() if "/" in name and PAGES not in name]
+        names = [name for name in files.found() if "/" in name]
         found = [(name, self._content(files, name)) for name in names]
         found += [(f"cache/{name}", self._content(cache, name)) for name in cache.found()]
         return sorted((_OWNER.sub(r"\1*", name), content) for name, content in found)
@@ -96,7 +94,6 @@ class Sight:
             told = json.loads(data)
             for field in _OF_A_RUN[kind]:
                 told.pop(field, None)
-            told["files"] = [f for f in told.get("files", ()) if PAGES not in f"/{f['path']}"]
             for count in _OF_WORK:
                 told.get("counts", {}).pop(count, None)
             data = json.dumps(told, sort_keys=True).encode()

@@ -52,7 +52,7 @@ def psavlm(cwd: Path, *words: str, **more: str) -> subprocess.CompletedProcess[s
 def made(store: Store) -> dict[str, dict[str, str]]:
     """`step/fingerprint` -> file -> sha256, of all artifacts of a root.
 
-    Not of pages that tell when and where they were made: the report, and GX's Data Docs.
+    Not of the report, which tells when and where it was made.
     """
     files = Files.at(store.root)
     found = {}
@@ -62,8 +62,7 @@ def made(store: Store) -> dict[str, dict[str, str]]:
             if manifest["step"] == "report":
                 continue
             home = f"{manifest['step']}/{manifest['fingerprint']}"
-            entries = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
-            found[home] = {p: sha for p, sha in entries.items() if not p.startswith("docs/")}
+            found[home] = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
     return found
 
 

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import re
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -436,6 +438,26 @@ def test_rows_without_a_key_are_in_one_frame_and_whole_numbers_are_numpys():
         assert {column for column, kind in frame.dtypes.items() if kind == "int64"} == numbers
 
 
+def test_the_pages_load_nothing_and_every_link_in_them_leads_somewhere(tmp_path):
+    rows = [*every_fault(), row(60, split="<script>alert(1)</script>")]
+    with opened(rows) as (con, order):
+        check(con, tmp_path, rules=order, counts=count_rules(con, order), batch=4)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    pages = {path: path.read_text(encoding="utf-8") for path in files}
+    assert {path.suffix for path in pages} == {".html"}
+    for path, text in pages.items():
+        told = re.sub('href="[^"]*"', "", text)
+        assert not re.search(r"<script|src=|url\(|@import|<link|19[67]\d", told), path
+        assert "://" not in text and "default-src 'none'" in text
+        for link in re.findall('href="([^"]+)"', text):
+            address, _, anchor = link.partition("#")
+            assert not address or (path.parent / unquote(address)).resolve() in pages, (path, link)
+            assert not anchor or f'id="{anchor}"' in text
+    assert any("&lt;script&gt;" in text for text in pages.values())
+    reached = re.findall('href="([^"]+)"', pages[tmp_path / "index.html"])
+    assert {tmp_path / unquote(link) for link in reached} == {*pages} - {tmp_path / "index.html"}
+
+
 def test_a_disagreement_of_the_two_engines_is_an_error(tmp_path):
     with opened(every_fault()) as (con, order):
         counts = count_rules(con, order)
@@ -641,7 +663,7 @@ def test_a_refused_snapshot_leaves_every_bad_row_to_be_looked_at(tmp_path, rows,
 
 
 # If this changes, raise VERSION in tasks/validate/step.py: old artifacts are then not reused.
-GOLDEN = (3, "c92c8a8f3acd9682ab465ce82f4685bae6d0749eaa984ab5028ee8bdc311c76d")
+GOLDEN = (4, "c92c8a8f3acd9682ab465ce82f4685bae6d0749eaa984ab5028ee8bdc311c76d")
 
 
 def test_the_same_input_gives_the_same_rows_for_one_version(tmp_path):
@@ -652,9 +674,12 @@ def test_the_same_input_gives_the_same_rows_for_one_version(tmp_path):
     for name, given in (("one", rows), ("two", rows[::-1])):
         build(tmp_path / name, given, refusal_markers=["sorry"], max_reject_rate=0.1)
         out = tmp_path / name / "out"
-        files = [out / "verdict.json", *sorted(out.rglob("*.parquet"))]
-        found.append([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
+        files = [file for file in out.rglob("*") if file.is_file()]
+        names = [str(file.relative_to(out)) for file in files]
+        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+        found.append(dict(zip(names, digests, strict=True)))
     assert found[0] == found[1]
+    assert {"docs/index.html", "docs/expectations/schema.html", "verdict.json"} < set(found[0])
     labelled = read_parts(out / "rows", ROWS).to_pylist()
     quarantine = read_parts(out / "quarantine", QUARANTINE).to_pylist()
     verdict = (out / "verdict.json").read_text()

@@ -37,7 +37,8 @@ def lock(home: Path) -> Check:
     path = home / "constraints.txt"
     if not path.is_file():
         return note("lock", "no constraints.txt here", "run this in the project's folder")
-    pins = dict(match.groups() for line in path.open() if (match := _PIN.match(line)))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    pins = dict(match.groups() for line in lines if (match := _PIN.match(line)))
     have = {name: _installed(name) for name in pins}
     wrong = [f"{n} {have[n]} for {pin}" for n, pin in pins.items() if have[n] not in ("", pin)]
     needed = [line for line in requires("psavlm") or () if "extra ==" not in line]

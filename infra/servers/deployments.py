@@ -75,7 +75,7 @@ def ensure_automation(api: str) -> None:
 def stale(root: Path, api: str) -> bool:
     """Whether the deployments are not those of the project's files, or not all there."""
     note = root / FOLDER / "deployed"
-    return not note.exists() or note.read_text() != _note(root, api)
+    return not note.exists() or note.read_text(encoding="utf-8") != _note(root, api)
 
 
 def deploy(root: Path, api: str, environment: Mapping[str, str]) -> None:
@@ -106,7 +106,7 @@ def deploy(root: Path, api: str, environment: Mapping[str, str]) -> None:
                 path = f"{api}/deployments/{deployment['id']}/schedules/{schedule['id']}"
                 ask(path, {"active": True}, method="PATCH")
     draft = root / FOLDER / f"deployed.{os.getpid()}"
-    draft.write_text(_note(root, api))
+    draft.write_text(_note(root, api), encoding="utf-8")
     draft.replace(root / FOLDER / "deployed")
 
 

@@ -60,7 +60,7 @@ def _ray(server: Server, root: Path, _since: float) -> bool:
         return False
     if ask(f"{server.page}/api/gcs_healthz", patience=PATIENCE_S) != "success":
         return False
-    token = (root / ".psavlm/ray-token").read_text().strip()
+    token = (root / ".psavlm/ray-token").read_text(encoding="utf-8").strip()
     nodes = ask(f"{server.page}/nodes?view=summary", token=token, patience=PATIENCE_S)
     return bool(nodes["data"]["summary"])
 

@@ -64,7 +64,7 @@ def port_of(setting: str, default: int, *, root: Path, given: Mapping[str, str])
 
 def _table(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except tomllib.TOMLDecodeError as error:

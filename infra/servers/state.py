@@ -60,7 +60,7 @@ def write(root: Path, server: Server) -> None:
     """Put a server on record, in one act."""
     path = root / FOLDER / f"{server.name}.json"
     draft = path.with_suffix(f".{os.getpid()}")
-    draft.write_text(server.model_dump_json(indent=2))
+    draft.write_text(server.model_dump_json(indent=2), encoding="utf-8")
     draft.replace(path)
 
 
@@ -71,6 +71,6 @@ def forget(root: Path, name: str) -> None:
 
 def _read(path: Path) -> Server | None:
     try:
-        return Server.model_validate_json(path.read_text())
+        return Server.model_validate_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValidationError):  # an older version's file says nothing
         return None

@@ -178,6 +178,6 @@ def _environment(
 
 
 def _last_words(server: Server) -> str:
-    lines = Path(server.log).read_text(errors="replace").split("\n")
+    lines = Path(server.log).read_text(encoding="utf-8", errors="replace").split("\n")
     words = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
     return f"{words} (see {server.log})"

@@ -69,7 +69,7 @@ def evaluate_points(
 def read_points(artifact: Artifact, *, store: Store) -> tuple[pa.Table, dict[str, float]]:
     """The judged rows of all operating points (column `point`), and the thresholds by point."""
     folder = store.local(artifact)
-    return pq.read_table(folder / ITEMS), json.loads((folder / THRESHOLDS).read_text())
+    return pq.read_table(folder / ITEMS), json.loads((folder / THRESHOLDS).read_bytes())
 
 
 def _build(
@@ -103,7 +103,7 @@ def _build(
     ]
     pq.write_table(pa.Table.from_pylist(judged), folder / ITEMS)
     thresholds = {name: point.threshold for name, point in points.items()}
-    (folder / THRESHOLDS).write_text(json.dumps(thresholds, indent=1))
+    (folder / THRESHOLDS).write_text(json.dumps(thresholds, indent=1), encoding="utf-8")
     return {"items": len(rows), "points": len(points)}
 
 

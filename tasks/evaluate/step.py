@@ -109,7 +109,7 @@ class Asked:
 
 def read_report(artifact: Artifact, *, store: Store) -> ArmReport:
     """The numbers of an evaluate artifact."""
-    return ArmReport.model_validate_json((store.local(artifact) / REPORT).read_text())
+    return ArmReport.model_validate_json((store.local(artifact) / REPORT).read_bytes())
 
 
 def _evaluate(asked: Asked, folder: Path) -> dict[str, int]:
@@ -120,7 +120,7 @@ def _evaluate(asked: Asked, folder: Path) -> dict[str, int]:
     judged = [judged_item(row, answer, judge) for row, answer in zip(rows, answers, strict=True)]
     report = arm_report(asked.arm, judged, config, load_taxonomy(config.taxonomy))
     pq.write_table(pa.Table.from_pylist(judged), folder / ITEMS)
-    (folder / REPORT).write_text(report.model_dump_json(indent=1))
+    (folder / REPORT).write_text(report.model_dump_json(indent=1), encoding="utf-8")
     return {"items": len(judged)}
 
 

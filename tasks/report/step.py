@@ -51,7 +51,7 @@ def tables_for_page(artifact: Artifact, *, store: Store) -> PageTables:
     """A report artifact's tables and its Markdown."""
     from tasks.report.markdown import data_table, headline_table, markdown, orders_table
 
-    numbers: dict[str, Any] = json.loads((store.local(artifact) / NUMBERS).read_text())
+    numbers: dict[str, Any] = json.loads((store.local(artifact) / NUMBERS).read_bytes())
     return PageTables(
         headline=headline_table(numbers),
         data=data_table(numbers),

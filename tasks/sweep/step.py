@@ -67,7 +67,7 @@ def read_rows(artifact: Artifact, *, store: Store) -> pa.Table:
 
 def read_text(artifact: Artifact, *, store: Store) -> str:
     """The Markdown page of a sweep artifact."""
-    return (store.local(artifact) / TEXT).read_text()
+    return (store.local(artifact) / TEXT).read_text(encoding="utf-8")
 
 
 def plot_data(artifact: Artifact, *, store: Store) -> str:
@@ -100,5 +100,5 @@ def write(rows: Sequence[SweepRow], sweep: SweepParameters, folder: Path) -> Non
     pq.write_table(table, folder / TABLE)
     pyarrow.csv.write_csv(table, folder / CSV)
     draw(rows, sweep, folder)
-    (folder / TEXT).write_text(markdown_page(rows, sweep))
-    (folder / PAGE).write_text(html_page(rows, sweep, folder))
+    (folder / TEXT).write_text(markdown_page(rows, sweep), encoding="utf-8")
+    (folder / PAGE).write_text(html_page(rows, sweep, folder), encoding="utf-8")

@@ -34,7 +34,7 @@ def _write(config: WorldConfig, folder: Path) -> dict[str, int]:
                 name = f"{split}-{number:05d}.png"
                 (home / "images" / name).write_bytes(record.png)
                 entries.append(entry(record, name))
-            (home / f"{split}.json").write_text(json.dumps(entries, indent=1))
+            (home / f"{split}.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
         _write_shard(
             folder / "webdataset" / f"{split}-00000.tar", _of(records, "webdataset", split)
         )

@@ -56,7 +56,7 @@ def restore(worker: Worker) -> TrainingState | None:
         weights = read_tensors(path / WEIGHTS)
         copy_tensors(weights, _weights(worker), where=path / WEIGHTS)
         worker.losses[:] = pq.read_table(path / CURVE).to_pylist()
-        return TrainingState.model_validate_json((path / STATE / "state.json").read_text())
+        return TrainingState.model_validate_json((path / STATE / "state.json").read_bytes())
 
 
 def restore_optimizer(

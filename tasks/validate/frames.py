@@ -35,14 +35,16 @@ def frames(
     if rows > size:
         step = max(1, size - most + 1)
         starts += [start for (start,) in con.execute(STARTS.format(key=key, step=step)).fetchall()]
+    digits = len(str(len(starts)))
     for number, (low, high) in enumerate(pairwise([*starts, None]), start=1):
         least = "true" if low is None else f"{key} >= $low"
         below = "true" if high is None else f"({key} < $high OR {key} IS NULL)"
         given = {name: value for name, value in (("low", low), ("high", high)) if value is not None}
-        query = f"SELECT {', '.join(columns)} FROM own_facts WHERE {least} AND {below}"
+        # In order: Great Expectations shows the first of the values that it did not expect.
+        query = f"SELECT {', '.join(columns)} FROM own_facts WHERE {least} AND {below} ORDER BY ALL"
         table = con.sql(query, params=given).to_arrow_table()
         # Great Expectations compares numpy's whole numbers at once, all others one by one.
         numbers = [f.name for f in table.schema if pa.types.is_integer(f.type)]
         whole = {name: "int64" for name in numbers if not table[name].null_count}
         frame = table.to_pandas(types_mapper=pd.ArrowDtype).astype(whole)
-        yield f"batch {number} of {len(starts)}", frame
+        yield f"batch {number:0{digits}} of {len(starts)}", frame

@@ -32,7 +32,7 @@ from tasks.validate.verdict import CONFLICTS, VERDICT, verdict
 if TYPE_CHECKING:
     import duckdb
 
-VERSION = 3
+VERSION = 4
 REFUSED = "refused"  # the step of what is left of a validation that fails
 QUARANTINE = pa.schema([("sample_id", pa.string()), *REJECTS])
 CLASHING = pa.schema(
