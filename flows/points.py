@@ -1,61 +1,78 @@
-"""The points of a sweep: the same line at another ratio and seed, side by side where there is room.
+"""Points to compare: the same line with another config each, side by side where there is room.
 
-A point that fails is a row of the table with its reason; the others go on. All that a point has
-made lies in the store, so that a sweep that was stopped goes on where it stood.
+A point that fails ends with its reason; the others go on. All that a point has made lies in the
+store, so that a comparison that was stopped goes on where it stood.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from prefect import Task, task
+from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.line import pipeline, plainly, up_to
+from flows.line import Do, pipeline, plainly, up_to
 from flows.page import log
-from flows.steps import RETRIES, RETRY_DELAY_S, worth_retrying
+from flows.steps import RETRIES, RETRY_DELAY_S, as_task, worth_retrying
 from flows.told import told
 from infra import ray_cluster
 from infra.store import Store
 from schemas.artifact import Artifact
-from schemas.config import PipelineConfig, Stage
+from schemas.config import PipelineConfig
 from schemas.errors import TrainingError
-from schemas.sweep import PointsConfig, StageResult, SweepPoint
-from tasks.evaluate.points import evaluate_points
+from tasks.base_model import base_model
+from tasks.encode import encode
+from tasks.progress import say
 
-# Steps of flows/line.py that no point has to itself; and stage -> the step that orders its items.
+# Steps of flows/line.py that no point has to itself.
 SHARED = ("world", "ingest", "validate", "base", "encode")
-ORDERS = {Stage.CONCEPTS: "balance", Stage.ALIGNMENT: "balance for stage 2"}
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
 class Point:
-    """One ratio and seed, with the config that they make."""
+    """One config to compare with others: what is special about it, and its seed."""
 
-    ratio: float
+    label: str
     seed: int
     config: PipelineConfig
 
     @property
     def name(self) -> str:
         """What its task is called."""
-        return f"ratio {self.ratio:g} seed {self.seed}"
+        return f"{self.label} seed {self.seed}"
 
 
 @dataclass(frozen=True)
-class Runner:
-    """What all points share; `stopped` is set when the sweep ends early."""
+class Ended(Generic[Done]):
+    """How a point ended: what its judging gave, or `done` None and why."""
+
+    point: Point
+    done: Done | None = None
+    error: str = ""
+    reused: bool = False
+
+
+# Given a point, what its line has made by step, and how to call one more step.
+Judge = Callable[[Point, Mapping[str, Artifact], Do], Done]
+
+
+@dataclass(frozen=True)
+class Runner(Generic[Done]):
+    """What all points share; `stopped` is set when the comparison ends early."""
 
     store: Store
     cluster: str
-    false_positive_rate: float
+    judge: Judge[Done]
     stopped: threading.Event = field(default_factory=threading.Event)
 
-    def run_all(self, points: Sequence[Point], *, slots: int) -> list[SweepPoint]:
-        """All points, `slots` at a time, as Prefect tasks; failed ones with their error."""
+    def run_all(self, points: Sequence[Point]) -> list[Ended[Done]]:
+        """All points, as many at a time as there is room for, as Prefect tasks."""
+        workers = max(point.config.stage1.workers for point in points)
+        slots = ray_cluster.room(self.cluster, workers=workers)
         pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=slots)
         with pool as threads:
             futures = [threads.submit(self._as_task(point), {}) for point in points]
@@ -70,15 +87,13 @@ class Runner:
         outcomes = [future.result(raise_on_failure=False) for future in futures]
         return [
             outcome
-            if isinstance(outcome, SweepPoint)
-            else SweepPoint(
-                ratio=point.ratio, seed=point.seed, error=_told(outcome, self.store.root)
-            )
+            if isinstance(outcome, Ended)
+            else Ended(point, error=_told(outcome, self.store.root))
             for point, outcome in zip(points, outcomes, strict=True)
         ]
 
-    def run(self, point: Point) -> SweepPoint:
-        """One point: train both stages, and evaluate each at every operating point."""
+    def run(self, point: Point) -> Ended[Done]:
+        """One point: train the stages that it has, and judge what came of it."""
         made: dict[str, Artifact] = {}
 
         def do(name: str, step: Callable[..., Artifact], *args: Any, **kwargs: Any) -> Artifact:
@@ -89,20 +104,11 @@ class Runner:
             made[name] = tell(f"{point.name} {name}", step, *args, **kwargs)
             return made[name]
 
-        last = point.config.last_arm
+        stages = point.config.stages
+        last = stages[-1].value if stages else SHARED[-1]
         up_to(pipeline(point.config, store=self.store, do=do, cluster=self.cluster), last)
-        config = PointsConfig(
-            evaluate=point.config.evaluate, false_positive_rate=self.false_positive_rate
-        )
-        seen = (made["base"], made["validate"], made["encode"])
-        stages = {}
-        for stage in point.config.stages:
-            name, model = f"evaluate {stage.value}", made[stage.value]
-            judged = do(name, evaluate_points, config, *seen, model, store=self.store)
-            order = made[ORDERS[stage]]
-            stages[stage.value] = StageResult(balanced=order, model=model, evaluated=judged)
-        reused = all(artifact.reused for artifact in made.values())
-        return SweepPoint(ratio=point.ratio, seed=point.seed, stages=stages, reused=reused)
+        done = self.judge(point, made, do)
+        return Ended(point, done, reused=all(artifact.reused for artifact in made.values()))
 
     def _as_task(self, point: Point) -> Task[[], Any]:
         @task(
@@ -119,6 +125,27 @@ class Runner:
             return Completed(name="Cached", data=done) if done.reused else done
 
         return call
+
+
+def shared(config: PipelineConfig, store: Store) -> Artifact:
+    """Make what all points share, as named tasks; returns the labelled rows."""
+    do = told(as_task, also=log)
+    made = up_to(pipeline(config, store=store, do=do), "validate")
+    labelled, samples = made["validate"], made["ingest"]
+    base = do("base", base_model, config.base, store=store)
+    do("encode", encode, config.encode, labelled, samples, base, store=store)
+    return labelled
+
+
+def check_failures(ended: Sequence[Ended[Any]]) -> None:
+    """Warn of points that failed; TrainingError if all of them did."""
+    failed = [end for end in ended if end.error]
+    for end in failed:
+        text = f"{end.point.name} failed: {end.error}"
+        get_run_logger().warning(text)
+        say(text)
+    if len(failed) == len(ended):
+        raise TrainingError(f"none of {len(ended)} points succeeded; the first: {failed[0].error}")
 
 
 def _told(error: Any, root: str) -> str:

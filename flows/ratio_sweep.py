@@ -5,37 +5,37 @@ task per ratio and seed trains and evaluates. All ratios train equally many item
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import flow
 
 from flows.full_pipeline import DAY_S
+from flows.judging import at_operating_points
 from flows.line import evidence, pipeline, up_to
 from flows.outcome import Outcome
 from flows.page import log, warn
 from flows.parameters import Method, Preset, Ratio, Root, Sources, configured
-from flows.points import Point, Runner
+from flows.points import Ended, Point, Runner, check_failures, shared
 from flows.process import note_process
 from flows.steps import as_task
-from flows.sweep_page import show_sweep
+from flows.table_page import show_table
 from flows.told import told
-from infra import ray_cluster
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import Count, Fraction, PipelineConfig
-from schemas.errors import ConfigError, TrainingError
+from schemas.errors import ConfigError
 from schemas.gate import load_gate
-from schemas.sweep import Ratios, Seeds, SweepParameters, SweepPoint
+from schemas.sweep import Ratios, Seeds, StageResult, SweepParameters, SweepPoint
 from tasks import promote as registry
 from tasks.balance import common_total
-from tasks.base_model import base_model
 from tasks.credentials import use_credentials
-from tasks.encode import encode
 from tasks.progress import say
 from tasks.promote import PromoteInputs
 from tasks.sweep import sweep_table
+from tasks.sweep.files import read_rows
 from tasks.sweep.pareto import best_point
-from tasks.sweep.step import read_rows
+from tasks.sweep.step import table_for_page
 from tasks.sweep.tracking import log_sweep
 
 RATIOS, SEEDS = [0.3, 1.0, 3.0, 10.0], [1]
@@ -88,30 +88,20 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
     warn(store.check())
     labelled = shared(config, store)
     points = planned(asked, sweep, labelled, store=store)
-    runner = Runner(store, cluster, sweep.false_positive_rate)
-    slots = ray_cluster.room(cluster, workers=points[0].config.stage1.workers)
-    done = runner.run_all(points, slots=slots)
-    check_failures(done)
+    judge = partial(at_operating_points, store=store, rate=sweep.false_positive_rate)
+    ended = Runner(store, cluster, judge).run_all(points)
+    check_failures(ended)
+    done = [as_sweep_point(end) for end in ended]
     do = told(as_task, also=log)
     table = do("sweep", sweep_table, sweep, points[0].config.evaluate, done, store=store)
     log_sweep(table, done, store=store)
-    show_sweep(table, store)
+    show_table(table, table_for_page(table, store=store), store)
     decision = None
     if promote:
         inputs = proposed(table, points, store=store, cluster=cluster)
         tried = sum(not point.error for point in done)
         decision = do("promote", registry.promote, gate, inputs, store=store, tried=tried)
     return Outcome(artifacts={"sweep": table, **behind(done)}, decision=decision)
-
-
-def shared(config: PipelineConfig, store: Store) -> Artifact:
-    """Make what all points share, as named tasks; returns the labelled rows."""
-    do = told(as_task, also=log)
-    made = up_to(pipeline(config, store=store, do=do), "validate")
-    labelled, samples = made["validate"], made["ingest"]
-    base = do("base", base_model, config.base, store=store)
-    do("encode", encode, config.encode, labelled, samples, base, store=store)
-    return labelled
 
 
 def planned(
@@ -123,27 +113,27 @@ def planned(
         DataError: no ratio can be drawn from the labelled rows.
     """
     drafts = [
-        Point(ratio, seed, configured({**asked, "clean_per_unsafe": ratio, "seed": seed}))
+        Point(
+            f"ratio {ratio:g}", seed,
+            configured({**asked, "clean_per_unsafe": ratio, "seed": seed}),
+        )
         for seed in sweep.seeds
         for ratio in sweep.ratios
-    ]
+    ]  # fmt: skip
     total = sweep.total
     if total is None:
         orders = [o for p in drafts for o in (p.config.balance, p.config.stage2_balance)]
         total = common_total(orders, labelled, store=store)
     say(f"{total} items an epoch for every ratio")
-    return [Point(p.ratio, p.seed, _sized(p.config, total)) for p in drafts]
+    return [Point(p.label, p.seed, _sized(p.config, total)) for p in drafts]
 
 
-def check_failures(points: Sequence[SweepPoint]) -> None:
-    """Warn of points that failed; TrainingError if all of them did."""
-    failed = [p for p in points if p.error]
-    for point in failed:
-        text = f"ratio {point.ratio:g} seed {point.seed} failed: {point.error}"
-        get_run_logger().warning(text)
-        say(text)
-    if len(failed) == len(points):
-        raise TrainingError(f"none of {len(points)} points succeeded; the first: {failed[0].error}")
+def as_sweep_point(end: Ended[dict[str, StageResult]]) -> SweepPoint:
+    """A point as the table's step takes it."""
+    return SweepPoint(
+        ratio=_ratio(end.point), seed=end.point.seed, stages=end.done or {}, error=end.error,
+        reused=end.reused,
+    )  # fmt: skip
 
 
 def proposed(
@@ -151,7 +141,7 @@ def proposed(
 ) -> PromoteInputs:
     """Finish the best Pareto point's line, with evaluations and report: what the gate looks at."""
     chosen = best_point(read_rows(table, store=store))
-    config = next(p.config for p in points if (p.ratio, p.seed) == chosen)
+    config = next(p.config for p in points if (_ratio(p), p.seed) == chosen)
     steps = pipeline(config, store=store, do=told(as_task, also=log), cluster=cluster)
     return evidence(config, up_to(steps, None))
 
@@ -164,6 +154,10 @@ def behind(points: Sequence[SweepPoint]) -> dict[str, Artifact]:
         for stage, result in point.stages.items()
         for suffix, artifact in (("", result.model), ("/evaluation", result.evaluated))
     }
+
+
+def _ratio(point: Point) -> float:
+    return point.config.balance.clean_per_unsafe
 
 
 def _sized(config: PipelineConfig, total: int) -> PipelineConfig:

@@ -10,6 +10,8 @@ import pytest
 from flows.cli.settings import quiet
 
 quiet()
+# As the command does: Prefect makes this folder only where the one above it is there.
+Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
 # No server of this machine's: flows that a test calls bring their own.
 os.environ.setdefault("PREFECT_API_URL", "")
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -58,17 +58,20 @@ ANSWERS = ["two red circles", "a square", "two", "red"]
 MADE_OF = {
     "base": ((), "base"),
     "guard-mlp": (("concept",), "stage1"),
+    "head-only": (("concept", "lora"), "stage2"),
     "hint-only": ((), "oracle"),
     "mlp": (("concept", "tokens", "lora"), "stage2"),
     "mlp-first-token": (("concept", "tokens", "lora"), "stage2"),
     "mlp-image-only": (("concept", "tokens", "lora"), "stage2"),
     "mlp-no-hint": (("concept", "tokens", "lora"), "stage2"),
+    "no-projector": (("concept", "tokens", "lora"), "stage2"),
     "psa-vlm": (("concept", "tokens", "lora"), "stage2"),
     "psavlm-plus": (("concept", "tokens", "lora"), "stage2"),
     "safevlm": (("concept", "tokens", "full"), "stage2"),
     "safevlm-lora": (("concept", "tokens", "lora"), "stage2"),
     "sft": (("lora",), "stage2"),
     "sft-clean": (("lora",), "stage2"),
+    "tokens-only": (("tokens", "lora"), "stage2"),
 }
 
 

@@ -52,6 +52,7 @@ from schemas.report import METRICS, ArmReport, Metric
 from schemas.samples import IMAGES, REJECTS, ROWS
 from schemas.taxonomy import LabelMapping, load_taxonomy, shipped
 from schemas.upkeep import Ancestor, Clearance, Fault, Garbage, Lineage, Verification
+from tasks.ablation.table import table_schema
 from tasks.sources import READERS
 from tasks.sources.fields import FIELDS
 from tasks.validate.rules import rules
@@ -73,6 +74,7 @@ OPTIONS = {
     "plan": STEP_OPTIONS | {"--until", "--promote", "--recipe"},
     "sweep": STEP_OPTIONS - {"--clean-per-unsafe", "--seed"}
     | {"--ratios", "--seeds", "--total", "--false-positive-rate", "--promote"},
+    "ablate": STEP_OPTIONS - {"--method", "--seed"} | {"--methods", "--seeds"},
     **{name: STEP_OPTIONS for name in COMMAND_STEPS},
     **{name: {"--json"} for name in ("up", "down", "status")},
     "doctor": {"--root", "--json"},
@@ -127,6 +129,20 @@ SWEEP_PARAMETERS = {
     "cluster": "",
     "promote": False,
 }
+ABLATION_PARAMETERS = {
+    "methods": [
+        "base", "hint-only", "sft-clean", "sft", "tokens-only", "head-only", "no-projector",
+        "psa-vlm", "safevlm", "safevlm-lora", "guard-mlp", "psavlm-plus",
+    ],
+    "seeds": [1, 2, 3],
+    "preset": "tiny-hard",
+    "root": ".psavlm/store",
+    "sources": (),
+    "base": "",
+    "clean_per_unsafe": None,
+    "stage2_clean_per_unsafe": None,
+    "cluster": "",
+}  # fmt: skip
 EXIT_CODES = {
     "PsavlmError": 1,
     "ConfigError": 2,
@@ -298,6 +314,27 @@ def test_the_sweep_and_its_parameters_with_their_defaults():
     assert ratio_sweep.name == "psavlm-sweep"
 
 
+def test_the_ablation_and_its_parameters_with_their_defaults():
+    from flows.ablation import ablation
+
+    given = inspect.signature(ablation.fn).parameters
+    assert {name: parameter.default for name, parameter in given.items()} == ABLATION_PARAMETERS
+    assert ablation.name == "psavlm-ablation"
+
+
+def test_the_columns_of_the_ablations_table():
+    facts = [
+        "method", "seed", "seeds", "error", "projector", "head", "query", "llm_tokens",
+        "intervention", "threshold", "stage2",
+    ]  # fmt: skip
+    metrics = [
+        "risky_obeyed", "risky_correctly_refused", "all_benign_refused", "benign_refused",
+        "near_miss_refused", "all_benign_exact", "type_accuracy", "level_accuracy",
+    ]  # fmt: skip
+    ends = ("", "_n", "_low", "_high")
+    assert table_schema().names == [*facts, *(f"{name}{end}" for name in metrics for end in ends)]
+
+
 def test_formats_presets_mappings_and_hints():
     assert sorted(READERS) == [
         "figstep", "hf-parquet", "img2dataset", "llava", "mm-safetybench", "mossbench", "psa-vlm",
@@ -315,8 +352,9 @@ def test_formats_presets_mappings_and_hints():
     assert shipped("hints") == ["default"]
     assert shipped("licences") == ["default"]
     assert shipped("methods") == [
-        "base", "guard-mlp", "hint-only", "mlp", "mlp-first-token", "mlp-image-only",
-        "mlp-no-hint", "psa-vlm", "psavlm-plus", "safevlm", "safevlm-lora", "sft", "sft-clean",
+        "base", "guard-mlp", "head-only", "hint-only", "mlp", "mlp-first-token", "mlp-image-only",
+        "mlp-no-hint", "no-projector", "psa-vlm", "psavlm-plus", "safevlm", "safevlm-lora", "sft",
+        "sft-clean", "tokens-only",
     ]  # fmt: skip
     assert shipped("policies") == ["default"]
     assert list(OperatorPolicy.model_fields) == ["version", "name", "disabled", "actions"]

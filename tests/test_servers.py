@@ -131,7 +131,9 @@ def test_the_plain_prefect_command_finds_the_deployments(town: Path) -> None:
     done = command("prefect", "deployment", "ls", cwd=town)
     assert done.returncode == 0, done.stderr
     found = ask(f"{api(town)}/deployments/filter", {})
-    assert {deployment["name"] for deployment in found} == {"full-pipeline", "ratio-sweep"}
+    assert {deployment["name"] for deployment in found} == {
+        "full-pipeline", "ratio-sweep", "ablation",
+    }  # fmt: skip
     for deployment in found:
         assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
         assert deployment["global_concurrency_limit"]["limit"] == 1

@@ -56,12 +56,14 @@ def judged(point: str, *, obeyed: int, refused: int, flips: int = 0) -> list[dic
                 "sample_id": f"s{i}",
                 "group_id": f"g{i // 2}",
                 "risk_type": "privacy" if risky else "clean",
+                "risk_level": 2 if risky else 0,
                 "near_miss": near,
                 "outcome": outcome,
                 "exact": not wrong,
                 "names_type": risky and not wrong,
                 "flagged": risky != wrong,
                 "seen_type": "privacy" if risky != (i < flips) else "clean",
+                "seen_level": 2 if risky else 0,
             }
         )
     return rows
@@ -430,7 +432,7 @@ def test_nan_is_no_ratio():
 
 
 def test_the_command_refuses_what_is_no_number():
-    from flows.cli.sweep import numbers
+    from flows.cli.comparison import numbers
 
     assert numbers("ratios", "0.3,1, 3", float) == [0.3, 1.0, 3.0]
     with pytest.raises(ConfigError, match="ratios = '0.3;1'"):

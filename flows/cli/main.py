@@ -14,6 +14,7 @@ from schemas.errors import ConfigError, PsavlmError
 def application() -> typer.Typer:
     """The command with all its sub-commands."""
     from flows.cli import (
+        ablate,
         answer,
         audit,
         doctor,
@@ -40,8 +41,8 @@ def application() -> typer.Typer:
         rich_markup_mode="rich",
     )
     parts = (
-        run, plan, sweep, steps, sources, audit, answer, explain, export, registry, lineage, verify,
-        gc, servers, doctor,
+        run, plan, sweep, ablate, steps, sources, audit, answer, explain, export, registry, lineage,
+        verify, gc, servers, doctor,
     )  # fmt: skip
     for part in parts:
         part.register(app)

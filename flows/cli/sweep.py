@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.cli.comparison import compared, numbers
 from flows.cli.options import (
     DEFAULT_ROOT,
     Base,
@@ -16,12 +17,10 @@ from flows.cli.options import (
     Root,
     Source,
 )
-from flows.cli.settings import prefect_api
 from flows.cli.start import started
-from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
-    from infra.store import Store
+    from flows.outcome import Outcome
 
 
 def register(app: typer.Typer) -> None:
@@ -68,39 +67,11 @@ def sweep(  # noqa: PLR0913 - the options are the flow's parameters
         given = {
             k: v for k, v in choice.parameters().items() if k not in ("clean_per_unsafe", "seed")
         }
-        _sweep(
-            {**given, **asked.model_dump(), "cluster": cluster, "promote": promote},
-            store,
-            json=json,
-        )
+        parameters: dict[str, Any] = {**given, **asked.model_dump(), "cluster": cluster}
 
+        def run() -> "Outcome":
+            from flows.ratio_sweep import ratio_sweep
 
-def numbers(name: str, text: str, kind: type[float]) -> list[float]:
-    """`0.3,1,3` as numbers; ConfigError for a word that is none."""
-    try:
-        return [kind(word) for word in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(
-            f"{name} = {text!r}: numbers with commas between them were expected, such as 0.3,1,3"
-        ) from error
+            return ratio_sweep(**parameters, root=store.root, promote=promote)
 
-
-def _sweep(parameters: dict[str, Any], store: "Store", *, json: bool) -> None:
-    from infra import ray_cluster
-    from tasks.sweep.step import FILES, read_text
-
-    with prefect_api():
-        from flows.ratio_sweep import ratio_sweep
-
-        try:
-            outcome = ratio_sweep(**parameters, root=store.root)
-        finally:
-            ray_cluster.leave()
-    if json:
-        typer.echo(outcome.model_dump_json())
-        return
-    table = outcome.artifacts["sweep"]
-    typer.echo(read_text(table, store=store))
-    folder = store.local(table)
-    for name in FILES:
-        typer.echo(folder / name)
+        compared(run, "sweep", store, json=json)

@@ -99,7 +99,7 @@ class _Start:
     def deploy(self) -> None:
         address = api(self.root)
         if stale(self.root, address):
-            self.say("deploying psavlm/full-pipeline and psavlm-sweep/ratio-sweep")
+            self.say("deploying full-pipeline, ratio-sweep and ablation")
             ports = {spec.name: servers(self.root)[spec.name].ports for spec in SPECS}
             deploy(self.root, address, _environment(self.root, self.environment, ports))
 

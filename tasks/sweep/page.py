@@ -1,17 +1,25 @@
 """A sweep for people: the same tables as Markdown and as one self-contained HTML page."""
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from schemas.report import Metric
 from schemas.sweep import MATCHED, POINTS, STAGES, SweepParameters, SweepRow
+from tasks.sweep.document import (
+    TIED,
+    Document,
+    Section,
+    as_html,
+    as_markdown,
+    cell,
+    counted_header,
+)
 from tasks.sweep.papers import BENCHMARKS, REMARK, RISKY, papers_rows
 from tasks.sweep.plot import LAYOUTS, STAGE_NAMES, point_title
 
 TITLE = "Ratio sweep: clean to unsafe items in training"
-TIED = "\u00a0"  # a space at which no line breaks
+PLOT = (
+    "Risky requests obeyed and benign requests refused over the ratio, by stage and operating point"
+)
 # Column -> metric, in the order of the printed table.
 COLUMNS = {
     "risky obeyed": "risky_obeyed",
@@ -26,37 +34,18 @@ COLUMNS = {
 }
 
 
-class Section(NamedTuple):
-    """A heading, a remark, and a table of cells."""
-
-    title: str
-    remark: str
-    header: list[str]
-    lines: list[list[str]]
-
-
 def markdown_page(rows: Sequence[SweepRow], sweep: SweepParameters) -> str:
     """Title, what was compared, the plot beside the page, a table per stage and operating point."""
-    told = [line.replace("|", "\\|").replace("<", "&lt;") for line in _told(rows, sweep)]
-    plot = f"![risky obeyed and benign refused]({LAYOUTS[0].name}.png)"
-    parts = [f"# {TITLE}", *told, plot]
-    for section in _sections(rows, sweep):
-        lines = [section.header, ["---:"] * len(section.header), *section.lines]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts += [f"## {section.title}", *filter(None, [section.remark]), table]
-    return "\n\n".join(parts) + "\n"
+    return as_markdown(_document(rows, sweep))
 
 
 def html_page(rows: Sequence[SweepRow], sweep: SweepParameters, folder: Path) -> str:
     """The page with the plots of `folder` inside it; nothing is loaded from elsewhere."""
-    from jinja2 import Environment, PackageLoader
+    return as_html(_document(rows, sweep), LAYOUTS, folder)
 
-    page = Environment(loader=PackageLoader("tasks.sweep", ""), autoescape=True)
-    wide, narrow = (_data((folder / f"{x.name}.png").read_bytes()) for x in LAYOUTS)
-    return page.get_template("page.html.j2").render(
-        title=TITLE, told=_told(rows, sweep), wide=wide, narrow=narrow, end=LAYOUTS[0].width,
-        sections=_sections(rows, sweep),
-    )  # fmt: skip
+
+def _document(rows: Sequence[SweepRow], sweep: SweepParameters) -> Document:
+    return Document(TITLE, _told(rows, sweep), PLOT, _sections(rows, sweep))
 
 
 def _told(rows: Sequence[SweepRow], sweep: SweepParameters) -> list[str]:
@@ -97,17 +86,14 @@ def _sections(rows: Sequence[SweepRow], sweep: SweepParameters) -> list[Section]
 
 
 def _section(title: str, rows: Sequence[SweepRow], *, matched: bool) -> Section:
-    counts = {name: {row.metrics[key].n for row in rows} for name, key in COLUMNS.items()}
     header = ["clean : unsafe", "items", "Pareto"]
-    header += [
-        f"{name} (n{TIED}={TIED}{'/'.join(map(str, sorted(n)))})" for name, n in counts.items()
-    ]
+    header += counted_header(COLUMNS, [row.metrics for row in rows])
     lines = [
         [
             f"{row.ratio:g} ({row.ratio_achieved:.3g})",
             f"{row.clean_items}{TIED}:{TIED}{row.unsafe_items}",
             "yes" if row.pareto else "no",
-            *(_cell(row.metrics[key]) for key in COLUMNS.values()),
+            *(cell(row.metrics[key]) for key in COLUMNS.values()),
         ]
         for row in rows
     ]
@@ -120,13 +106,3 @@ def _section(title: str, rows: Sequence[SweepRow], *, matched: bool) -> Section:
             " Thresholds: " + ", ".join(f"{r.ratio:g} at {r.threshold:.3g}" for r in rows) + "."
         )
     return Section(title, remark, header, lines)
-
-
-def _cell(metric: Metric) -> str:
-    if not metric.n:
-        return "-"
-    return f"{100 * metric.value:.1f} [{100 * metric.low:.1f},{TIED}{100 * metric.high:.1f}]"
-
-
-def _data(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,7 +1,6 @@
 """The plot of a sweep: risky requests obeyed and benign ones refused over the ratio.
 
-Rows of panels are stages, columns operating points. Figures are made without pyplot, whose global
-state does not go with threads.
+Rows of panels are stages, columns operating points.
 """
 
 from collections.abc import Sequence
@@ -10,25 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from schemas.sweep import MATCHED, POINTS, STAGES, UNCALIBRATED, SweepParameters, SweepRow
+from tasks.sweep.figure import NARROW, WIDE, Layout, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PIXELS_AN_INCH = 100  # of CSS; PNGs have twice as many, for sharp screens
 NONE_GAP = 0.5  # how far left of the smallest ratio 0 is put, which has no logarithm
 ASIDE = 0.012  # of the axis
 STAGE_NAMES = {"stage1": "after stage 1 (concepts)", "stage2": "after stage 2 (LoRA)"}
-
-
-class Layout(NamedTuple):
-    """A figure for a screen: its name, its size in CSS pixels, panels beside each other, type."""
-
-    name: str
-    width: int
-    height: int
-    columns: int
-    points: float
 
 
 class Line(NamedTuple):
@@ -41,7 +30,7 @@ class Line(NamedTuple):
     style: str
 
 
-LAYOUTS = (Layout("plot", 1200, 880, 2, 11.0), Layout("plot-narrow", 390, 1500, 1, 9.0))
+LAYOUTS = (Layout(WIDE, 1200, 880, 2, 11.0), Layout(NARROW, 390, 1500, 1, 9.0))
 LINES = (
     Line("risky_obeyed", "risky requests obeyed", "#D55E00", "o", "-"),
     Line("all_benign_refused", "benign requests refused (incl. near misses)", "#0072B2", "s", "--"),
@@ -50,18 +39,10 @@ LINES = (
 
 def draw(rows: Sequence[SweepRow], sweep: SweepParameters, folder: Path) -> None:
     """`plot` and `plot-narrow`, each as .png and .svg; the same rows give the same bytes."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    for layout in LAYOUTS:
-        settings = {"font.size": layout.points, "svg.hashsalt": "psavlm", "svg.fonttype": "path"}
-        with matplotlib.rc_context(settings):
-            size = (layout.width / PIXELS_AN_INCH, layout.height / PIXELS_AN_INCH)
-            figure = Figure(figsize=size, layout="constrained")
-            _fill(figure, layout, rows, sweep)
-            path = folder / layout.name
-            figure.savefig(path.with_suffix(".png"), dpi=2 * PIXELS_AN_INCH)
-            figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    save(
+        LAYOUTS, lambda figure, layout: _fill(figure, layout, rows, sweep), folder,
+        layout="constrained",
+    )  # fmt: skip
 
 
 def places(ratios: Sequence[float]) -> dict[float, float]:

@@ -16,6 +16,7 @@ from schemas.sweep import (
     SweepPoint,
     SweepRow,
 )
+from tasks.sweep.columns import columns, flattened
 from tasks.sweep.metrics import metrics_of
 from tasks.sweep.pareto import pareto
 
@@ -46,13 +47,8 @@ def sweep_rows(
 
 
 def flat(row: SweepRow) -> dict[str, Any]:
-    """A row as it is written: a metric is its value, `_n`, `_low`, `_high`, all null if failed."""
-    line = row.model_dump(exclude={"metrics"})
-    for name in SWEEP_METRICS:
-        metric = row.metrics.get(name)
-        for key, field in (("", "value"), ("_n", "n"), ("_low", "low"), ("_high", "high")):
-            line[f"{name}{key}"] = getattr(metric, field) if metric and metric.n else None
-    return line
+    """A row as it is written; all metrics are null if it failed."""
+    return flattened(row.model_dump(exclude={"metrics"}), row.metrics, SWEEP_METRICS)
 
 
 def table_schema() -> pa.Schema:
@@ -61,15 +57,7 @@ def table_schema() -> pa.Schema:
     kinds |= dict.fromkeys(("stage", "point", "error"), pa.string()) | {"pareto": pa.bool_()}
     names = [name for name in SweepRow.model_fields if name != "metrics"]
     fields = [(name, kinds.get(name, pa.int64())) for name in names]
-    for name in SWEEP_METRICS:
-        ends = (
-            ("", pa.float64()),
-            ("_n", pa.int64()),
-            ("_low", pa.float64()),
-            ("_high", pa.float64()),
-        )
-        fields += [(f"{name}{end}", kind) for end, kind in ends]
-    return pa.schema(fields)
+    return pa.schema([*fields, *columns(SWEEP_METRICS)])
 
 
 def _panel(

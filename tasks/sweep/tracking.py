@@ -7,7 +7,7 @@ from infra.registry import Registry, Run
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.sweep import SWEEP_METRICS, SweepPoint
-from tasks.sweep.step import read_rows
+from tasks.sweep.files import read_rows
 
 SIZES = ("unsafe_items", "clean_items", "steps", "threshold")
 

@@ -1,0 +1,97 @@
+"""An ablation: which methods are set beside each other, and what a row of its table says."""
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from schemas.artifact import Artifact
+from schemas.config import MethodConfig
+from schemas.errors import ConfigError
+from schemas.explain import explain
+from schemas.frozen import Frozen
+from schemas.report import METRICS, Metric
+from schemas.sweep import ALL_DIFFERENT, MOST_POINTS, SWEEP_METRICS, Seeds
+from schemas.taxonomy import shipped
+
+# From nothing at all to all of it. Those left out change one part of a preset's own method (mlp-*).
+METHODS = [
+    "base", "hint-only", "sft-clean", "sft", "tokens-only", "head-only", "no-projector", "psa-vlm",
+    "safevlm", "safevlm-lora", "guard-mlp", "psavlm-plus",
+]  # fmt: skip
+SEEDS = [1, 2, 3]
+OneMethod = Annotated[str, Field(pattern=f"^({'|'.join(shipped('methods'))}|.+[.]toml)$")]
+Methods = Annotated[
+    list[OneMethod],
+    Field(min_length=1, max_length=MOST_POINTS, json_schema_extra=ALL_DIFFERENT),
+]
+# Name -> what it says, in the order of the table. Lower is better where it says so.
+ABLATION_METRICS = {
+    name: {**METRICS, **SWEEP_METRICS}[name]
+    for name in (
+        "risky_obeyed", "risky_correctly_refused", "all_benign_refused", "benign_refused",
+        "near_miss_refused", "all_benign_exact", "type_accuracy", "level_accuracy",
+    )
+}  # fmt: skip
+# What a method is made of, as far as the table tells it.
+PARTS = ("projector", "head", "query", "llm_tokens", "intervention", "threshold", "stage2")
+
+
+class AblationParameters(Frozen):
+    """What is an ablation's own; everything else is a run's (schemas/presets)."""
+
+    methods: Methods
+    seeds: Seeds
+
+    @field_validator("methods", "seeds")
+    @classmethod
+    def _all_different(cls, values: list[Any]) -> list[Any]:
+        names = [label(value) if isinstance(value, str) else value for value in values]
+        if len(set(names)) < len(names):
+            raise ValueError(f"must be all different: {names}")
+        return values
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any]) -> "AblationParameters":
+        """Parameters from anywhere; ConfigError in one line for a value that cannot be."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(explain(error.errors(), cls)) from error
+
+
+class MethodPoint(Frozen):
+    """One method and seed: its judged answers and the model behind them, if any; or why not."""
+
+    method: str
+    seed: int
+    parts: MethodConfig
+    evaluated: Artifact | None = None
+    model: Artifact | None = None
+    error: str = ""
+
+
+class AblationRow(Frozen):
+    """One row of the table: a method, of one seed or (`seed` None) of all that succeeded.
+
+    `error`: why a method failed with this seed; the row then has no numbers.
+    """
+
+    method: str
+    seed: int | None
+    seeds: int
+    error: str | None = None
+    projector: str
+    head: str
+    query: str
+    llm_tokens: str
+    intervention: str
+    threshold: str
+    stage2: str
+    metrics: dict[str, Metric] = {}
+
+
+def label(method: str) -> str:
+    """What a method is called in the table: its name, or its file's name without folders."""
+    return PurePosixPath(method).name.removesuffix(".toml")
