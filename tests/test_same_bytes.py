@@ -57,6 +57,7 @@ def the_same(runs: list[dict[str, str]]) -> dict[str, str]:
         differ = {name for name in first | other if first.get(name) != other.get(name)}
         assert not differ, sorted(differ)[:10]
     assert {name.partition("/")[0] for name in first} == STEPS
+    assert "validate/docs/index.html" in first
     return first
 
 

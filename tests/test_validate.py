@@ -458,6 +458,17 @@ def test_the_pages_load_nothing_and_every_link_in_them_leads_somewhere(tmp_path)
     assert {tmp_path / unquote(link) for link in reached} == {*pages} - {tmp_path / "index.html"}
 
 
+def test_of_many_faults_the_pages_show_the_same_few_in_any_order_of_rows(tmp_path):
+    rows, found = [row(i, split=f"dev {i}") for i in range(60)], []
+    for name, given in (("one", rows), ("two", rows[::-1])):
+        with opened(given) as (con, order):
+            check(con, tmp_path / name, rules=order, counts=count_rules(con, order))
+        pages = (tmp_path / name).rglob("*.html")
+        found.append({str(page.relative_to(tmp_path / name)): page.read_bytes() for page in pages})
+    assert found[0] == found[1]
+    assert any(b"dev 1" in page for page in found[0].values())
+
+
 def test_a_disagreement_of_the_two_engines_is_an_error(tmp_path):
     with opened(every_fault()) as (con, order):
         counts = count_rules(con, order)
