@@ -296,6 +296,15 @@ def test_every_number_by_hand():
     assert all(m.low <= m.value <= m.high for m in metrics.values())
 
 
+def test_a_method_without_a_head_has_its_rates_and_nothing_of_a_guard():
+    rows = judged("matched", obeyed=6, refused=9)
+    nothing = {"flagged": None, "seen_type": None, "seen_level": None}
+    metrics = metrics_of(pa.Table.from_pylist([row | nothing for row in rows]), CONFIG)
+    assert metrics["risky_obeyed"].value == pytest.approx(6 / 60)
+    seen = ("guard_false_positive", "guard_missed", "type_accuracy")
+    assert [metrics[name].n for name in seen] == [0, 0, 0]
+
+
 def test_seeds_are_averaged_and_do_not_count_as_more_items():
     rows = whole(POINTS_MADE)
     own = [r for r in rows if (r.stage, r.point, r.ratio) == ("stage1", "uncalibrated", 3.0)]

@@ -43,7 +43,8 @@ def _told(single: Sequence[AblationRow]) -> list[str]:
         "Rates are in % of held-out items, the same for all, judged after the method's last stage. "
         "Over several seeds they are means. Intervals are 95 %: a bootstrap over image groups, "
         "each with all its items and seeds, so that more seeds do not pretend to be more items; "
-        "at 0 and 100 % Wilson's, with the groups for items. They hold the seeds as they are.",
+        "at 0 and 100 % Wilson's, with the groups for items. They hold the seeds as they are, "
+        "which is why each seed has its own row, and a faint mark in the plot.",
     ]
     failed = [row for row in single if row.error]
     return told + [f"FAILED: {row.method} seed {row.seed}: {row.error}" for row in failed]
