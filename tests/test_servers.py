@@ -416,7 +416,7 @@ def test_keys_come_from_a_block_of_the_prefect_server(
     }
 
 
-def test_one_deleted_deployment_of_two_is_missed(bare: str, tmp_path: Path) -> None:
+def test_one_deleted_deployment_of_several_is_missed(bare: str, tmp_path: Path) -> None:
     home = project(tmp_path)
     (home / FOLDER).mkdir(parents=True)
     ensure_pool(bare)
