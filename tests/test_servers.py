@@ -422,7 +422,7 @@ def test_one_deleted_deployment_of_several_is_missed(bare: str, tmp_path: Path) 
     ensure_pool(bare)
     deploy(home, bare, {**os.environ, "PREFECT_API_URL": bare, "PREFECT_HOME": str(tmp_path)})
     assert not stale(home, bare)
-    (one, _) = ask(f"{bare}/deployments/filter", {})
+    (one, *_) = ask(f"{bare}/deployments/filter", {})
     ask(f"{bare}/deployments/{one['id']}", method="DELETE")
     assert stale(home, bare)
 
