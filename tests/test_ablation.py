@@ -25,6 +25,7 @@ from tasks.ablation.step import write
 from tasks.ablation.table import ablation_rows, summary, table_schema
 from tasks.evaluate.intervals import wilson
 from tasks.sweep.metrics import clustered_metrics
+from tests.short import SHORT
 
 CONFIG = EvaluateConfig(bootstrap=400)
 NAMES = ["base", "sft", "psa-vlm", "own_100%"]
@@ -210,18 +211,6 @@ def test_an_ablation_of_which_every_method_fails_says_why(tiny_root: str):
         )
 
 
-SHORT = """
-extends = "tiny"
-[stage1.parts.concept]
-steps = 6
-[stage1.parts.tokens]
-steps = 4
-[stage2.parts.lora]
-steps = 4
-[evaluate]
-max_new_tokens = 6
-bootstrap = 50
-"""
 BROKEN = 'head = "cross_attention"\nhints = "nowhere.toml"\n'
 
 

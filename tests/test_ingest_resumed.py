@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from infra import ray_cluster
 from infra.files import Files
 from infra.integrity import read_manifest
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import IngestConfig, SourceConfig
-from tasks.ingest import ingest, shards
+from tasks.ingest import cluster, ingest, loading, shards
 from tests.hostile import encoded, row, table
 from tests.s3_server import BUCKET, s3_server
 
@@ -93,3 +94,16 @@ def test_an_ingest_that_was_killed_ends_with_the_same_bytes(tmp_path, monkeypatc
         assert resumed.counts["decoded"] == IMAGES - LAST * PER_SHARD
         assert hashes(store, resumed) == hashes(calm, whole)
         assert len(hashes(store, resumed)[1]) == -(-IMAGES // PER_SHARD)
+
+
+@pytest.mark.timeout(60)
+def test_a_source_goes_on_here_where_the_cluster_is_no_larger(tmp_path, monkeypatch, config):
+    """Beside `psavlm up`: the first images are read before the cluster is looked at."""
+    alone = ingest(config, store=Store(str(tmp_path / "alone")))
+    monkeypatch.setenv(ray_cluster.OWN, "127.0.0.1:1")
+    monkeypatch.setattr(cluster, "_is_larger", lambda address: False)
+    monkeypatch.setattr(cluster, "IMAGES_ALONE", 10)
+    monkeypatch.setattr(loading, "MOST_BYTES", 1)  # so that groups wait for their turn
+    beside = ingest(config, store=Store(str(tmp_path / "beside")))
+    stores = (Store(alone.uri.rsplit("/", 2)[0]), Store(beside.uri.rsplit("/", 2)[0]))
+    assert hashes(stores[0], alone) == hashes(stores[1], beside)

@@ -32,6 +32,7 @@ from tasks.sweep.plot import places
 from tasks.sweep.step import write
 from tasks.sweep.table import flat, sweep_rows, table_schema
 from tasks.sweep.tracking import log_sweep
+from tests.short import SHORT
 
 CONFIG = EvaluateConfig(bootstrap=200)
 RATIOS, SEEDS = [0.3, 1.0, 3.0, 10.0], [1, 2]
@@ -456,20 +457,6 @@ def test_a_sweep_of_which_every_point_fails_says_why(tiny_root: str):
 
     with pytest.raises(TrainingError, match=r"none of 2 points succeeded.*items asked for"):
         ratio_sweep(ratios=[0.3, 10.0], preset="tiny", root=tiny_root, total=100_000)
-
-
-SHORT = """
-extends = "tiny"
-[stage1.parts.concept]
-steps = 6
-[stage1.parts.tokens]
-steps = 4
-[stage2.parts.lora]
-steps = 4
-[evaluate]
-max_new_tokens = 6
-bootstrap = 50
-"""
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ def grouped(items: Iterable[Item]) -> Iterator[Group]:
         group.add(item)
         if group.full:
             yield group
-            group = Group(number=group.number + 1)
+            group = Group()
     if group.items:
         yield group
 

@@ -36,7 +36,7 @@ def read_rows(artifact: Artifact, *, store: Store) -> pa.Table:
 
 def read_text(artifact: Artifact, *, store: Store) -> str:
     """The Markdown page."""
-    return (store.local(artifact) / f"{artifact.step}{TEXT}").read_text()
+    return (store.local(artifact) / f"{artifact.step}{TEXT}").read_text(encoding="utf-8")
 
 
 def plot_data(artifact: Artifact, *, store: Store) -> str:
