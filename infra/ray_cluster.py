@@ -16,7 +16,7 @@ from typing import Any
 
 from infra.port import spare_port
 from infra.provenance import provenance
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, TrainingError
 
 LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -53,6 +53,7 @@ def join(address: str = "", *, cpus: int, state: Path = Path(".psavlm")) -> Clus
 
     Raises:
         ConfigError: no cluster answers at the address, or one that is too small.
+        TrainingError: this machine is too busy to start one.
     """
     with _joining:
         _prepare(state)
@@ -131,7 +132,7 @@ def _start(address: str, cpus: int) -> None:
     if not address:
         # One machine: gloo must not guess an interface.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        with _as_its_own_address():
+        with _as_its_own_address(), _told_when_late():
             ray.init(
                 address="local",
                 num_cpus=max(cpus, os.cpu_count() or 1),
@@ -145,6 +146,22 @@ def _start(address: str, cpus: int) -> None:
         ray.init(address=address, **quiet)
     except (ConnectionError, ValueError) as error:
         raise _nobody(address, f"{error}; is its token the one of RAY_AUTH_TOKEN_PATH?") from error
+
+
+@contextlib.contextmanager
+def _told_when_late() -> Iterator[None]:
+    """One message where Ray gives a node up, after half a minute that no setting of it changes."""
+    try:
+        yield
+    except Exception as error:
+        # Ray has no class of its own for it.
+        if type(error) is not Exception:
+            raise
+        raise TrainingError(
+            f"Ray did not start on this machine ({error}). It may be too busy or short of memory "
+            "(psavlm doctor); Ray's own words are in the newest folder of its temporary directory, "
+            "logs/raylet.err. Run the same command again: what is done is kept"
+        ) from error
 
 
 @contextlib.contextmanager
