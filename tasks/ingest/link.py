@@ -39,7 +39,16 @@ class Link:
         above = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._words = TemporaryFile()  # noqa: SIM115 - closed with the link
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", DRIVER, f"{self._words.fileno()}", address],
+            [
+                sys.executable,
+                "-P",
+                "-W",
+                "ignore",
+                "-c",
+                DRIVER,
+                f"{self._words.fileno()}",
+                address,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(above)},
