@@ -84,7 +84,7 @@ def small(monkeypatch) -> None:
 
 def make_small(change: Callable[[object, str, object], None] = setattr) -> None:
     change(shards, "IMAGES_PER_SHARD", PER_SHARD)
-    for name, value in {"IMAGES_ALONE": 2, "IMAGES_AT_ONCE": 20, "IMAGES_PER_BLOCK": 6}.items():
+    for name, value in {"IMAGES_ALONE": 2, "IMAGES_AT_ONCE": 10, "IMAGES_PER_BLOCK": 6}.items():
         change(cluster, name, value)
     change(cluster, "cores", lambda: 1)
 
