@@ -97,13 +97,15 @@ def leased(files: Files, folder: str) -> Iterator[tuple[Lease, list[str]]]:
 
 def living(files: Files, folder: str) -> Lease | None:
     """Return the lease of a living holder, None if nobody builds; nothing is written."""
+    holder = unreleased(files, folder)
+    return None if holder is None or holder.expires < time.time() else holder
+
+
+def unreleased(files: Files, folder: str) -> Lease | None:
+    """Return the lease of a holder that is not known to be dead, expired or not: as `living`."""
     chain = _chain(files, folder, tidy=False)
     holder = list(chain.values())[-1] if chain else None
-    return None if holder is None or _over(holder) else holder
-
-
-def _over(holder: Lease) -> bool:
-    return holder.dead() or holder.expires < time.time()
+    return None if holder is None or holder.dead() else holder
 
 
 class _Watch:
