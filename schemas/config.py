@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from schemas.frozen import Frozen
 from schemas.policy import REFUSAL_MARKERS
@@ -104,6 +105,33 @@ class ValidateConfig(Frozen):
     refusal_markers: tuple[str, ...] = REFUSAL_MARKERS
 
 
+class HeldOut(Frozen):
+    """What training and calibration must not see and the test split keeps (METHOD.md 7.6).
+
+    `sources`: names, where * stands for any letters, as the test split of a set is often a source
+    of its own (`second-style*`); `types`: risk types.
+    """
+
+    sources: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+
+    @field_validator("types")
+    @classmethod
+    def _no_clean(cls, types: tuple[str, ...]) -> tuple[str, ...]:
+        if "clean" in types:
+            raise ValueError("'clean' is no risk: without it no guard can be calibrated")
+        return types
+
+    def holds(self, risk_type: str, source: str) -> bool:
+        """Whether a row of this type and source is held out."""
+        return risk_type in self.types or any(fnmatchcase(source, own) for own in self.sources)
+
+
+NOTHING = HeldOut()
+# Left out of the dump where it holds nothing: runs from before it keep their fingerprints.
+Held = Annotated[HeldOut, Field(exclude_if=NOTHING.__eq__)]
+
+
 class BalanceConfig(Frozen):
     """Labelled -> the training order. `clean_per_unsafe` is the ratio of that order.
 
@@ -118,6 +146,7 @@ class BalanceConfig(Frozen):
     epochs: Count = 8
     max_repeat: Count = 1
     source_caps: dict[str, Annotated[int, Field(ge=0)]] = {}
+    held_out: Held = NOTHING
     seed: int = 0
 
 
@@ -262,7 +291,8 @@ class TrainConfig(Frozen):
 
     `parts` is empty for a stage that the method does not have. `class_weights`: all classes alike
     in the concept loss, or `balanced` by how often each occurs in the training order.
-    `false_positive_budget` is the share of clean calibration items that the guard may flag.
+    `false_positive_budget` is the share of clean calibration items that the guard may flag;
+    `held_out` ones are not among them.
     """
 
     stage: Stage
@@ -276,6 +306,7 @@ class TrainConfig(Frozen):
     checkpoint_every: Count = 50
     workers: Count = 2
     max_failures: Annotated[int, Field(ge=0)] = 3
+    held_out: Held = NOTHING
     seed: int = 0
 
     @model_validator(mode="after")
