@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from schemas.frozen import Frozen
 from schemas.policy import REFUSAL_MARKERS
@@ -13,6 +13,7 @@ from schemas.policy import REFUSAL_MARKERS
 Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Names = TypeVar("Names", list[str], tuple[str, ...])
 
 
 class Stage(StrEnum):
@@ -105,6 +106,13 @@ class ValidateConfig(Frozen):
     refusal_markers: tuple[str, ...] = REFUSAL_MARKERS
 
 
+def only_risks(types: Names) -> Names:
+    """The types; ValueError if `clean` is among them."""
+    if "clean" in types:
+        raise ValueError("'clean' is no risk: without it no guard can be calibrated")
+    return types
+
+
 class HeldOut(Frozen):
     """What training and calibration must not see and the test split keeps (METHOD.md 7.6).
 
@@ -113,14 +121,12 @@ class HeldOut(Frozen):
     """
 
     sources: tuple[str, ...] = ()
-    types: tuple[str, ...] = ()
+    types: Annotated[tuple[str, ...], AfterValidator(only_risks)] = ()
 
-    @field_validator("types")
-    @classmethod
-    def _no_clean(cls, types: tuple[str, ...]) -> tuple[str, ...]:
-        if "clean" in types:
-            raise ValueError("'clean' is no risk: without it no guard can be calibrated")
-        return types
+    @property
+    def told(self) -> str:
+        """Its names, as tables have them."""
+        return ", ".join((*self.sources, *self.types))
 
     def holds(self, risk_type: str, source: str) -> bool:
         """Whether a row of this type and source is held out."""
