@@ -52,6 +52,8 @@ from schemas.report import METRICS, ArmReport, Metric
 from schemas.samples import IMAGES, REJECTS, ROWS
 from schemas.taxonomy import LabelMapping, load_taxonomy, shipped
 from schemas.upkeep import Ancestor, Clearance, Fault, Garbage, Lineage, Verification
+from tasks.ablation.equal import equal_schema
+from tasks.ablation.held_out import held_out_schema
 from tasks.ablation.table import table_schema
 from tasks.sources import READERS
 from tasks.sources.fields import FIELDS
@@ -188,7 +190,7 @@ RECORDS = {
     Share: ["name", "there", "pool", "asked", "unsafe", "clean"],
     BalanceConfig: [
         "clean_per_unsafe", "size", "total", "with_answers_only", "epochs", "max_repeat",
-        "source_caps", "seed",
+        "source_caps", "held_out", "seed",
     ],
     Recipe: ["version", "name", "origin", "taxonomy", "sets", "types"],
     RecipeSet: [
@@ -337,6 +339,18 @@ def test_the_columns_of_the_ablations_table():
     ]  # fmt: skip
     ends = ("", "_n", "_low", "_high")
     assert table_schema().names == [*facts, *(f"{name}{end}" for name in metrics for end in ends)]
+    names = [*metrics[:1], *metrics[2:5], "refused_more"]
+    assert equal_schema().names == [
+        "method", "target", "seeds", "finding", *(f"{name}{end}" for name in names for end in ends),
+    ]  # fmt: skip
+    names = [
+        "risky_obeyed", "risky_correctly_refused", "guard_missed", "all_benign_refused",
+        "guard_false_positive", "type_accuracy",
+    ]  # fmt: skip
+    assert held_out_schema().names == [
+        "method", "held_out", "trained", "seeds",
+        *(f"{name}{end}" for name in names for end in ends),
+    ]  # fmt: skip
 
 
 def test_formats_presets_mappings_and_hints():
