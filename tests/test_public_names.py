@@ -78,6 +78,7 @@ OPTIONS = {
     | {"--ratios", "--seeds", "--total", "--false-positive-rate", "--promote"},
     "ablate": STEP_OPTIONS - {"--method", "--seed"}
     | {"--methods", "--seeds", "--hold-out-sources", "--hold-out-types"},
+    "probe": STEP_OPTIONS - {"--method"} | {"--methods"},
     **{name: STEP_OPTIONS for name in COMMAND_STEPS},
     **{name: {"--json"} for name in ("up", "down", "status")},
     "doctor": {"--root", "--json"},
