@@ -8,14 +8,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 STEPS = 200
-FLAT = 1e-8  # below it a column holds rounding, no signal
+FLAT = 1e-6  # of a column that moves less, as a share of its size, only rounding is seen
 
 
 def standardised(states: Tensor, like: Tensor) -> Tensor:
     """States [n, D] by the means and deviations of others [m, D]; 0 where those stand still."""
     like = like.double()
     mean, deviation = like.mean(0), like.std(0, correction=0)
-    moves = deviation > FLAT * like.abs().amax().clamp(min=1)
+    moves = deviation > FLAT * like.abs().amax(0)
     return torch.where(moves, (states.double() - mean) / torch.where(moves, deviation, 1.0), 0.0)
 
 

@@ -19,7 +19,7 @@ FLAGGED, TYPE_NAMED, LEVEL_NAMED = "flagged by the guard", "type, head", "level,
 class ProbeConfig(Frozen):
     """How much is looked at, and how.
 
-    `rows` of the training split at most, by hash of `seed`; the test split is taken whole.
+    `rows` of the training split at most, and of the test split, by hash of `seed`.
     `penalty`: L2 of the probes' weights on standardised states, as a share of the mean loss.
     """
 

@@ -51,6 +51,7 @@ def _fill(
             )  # fmt: skip
         found = [row.metric.value for row in rows if row.what == title]
         axis.set_title(f"{title}\ntype by a straight line: {100 * found[0]:.0f} %")
+        axis.set_xlabel("first and second principal axis")
         axis.set_xticks([])
         axis.set_yticks([])
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -58,4 +59,3 @@ def _fill(
         handles, labels, loc="outside lower center", ncols=4 if layout.columns > 1 else 3,
         markerscale=2.0, frameon=False,
     )  # fmt: skip
-    figure.supxlabel("first and second principal axis", fontsize=layout.points)

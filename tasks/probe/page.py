@@ -15,6 +15,8 @@ REMARKS = {
     PROJECTOR: (
         "Does the safety projector isolate the risk? A logistic regression on the mean over an "
         "image's patches learns the risk type from training images and is asked about test images. "
+        "An image has the risk of any of its rows; one that is only asked harmless things counts "
+        "as clean whatever it shows, which no reading of images alone can know. "
         "The second column is how much of the variance between test images lies between types. "
         "The untrained projector tells what its shape alone does. A mean forgets where things "
         "are, so these are no upper bounds: the head looks at every patch."

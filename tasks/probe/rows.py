@@ -20,24 +20,23 @@ class Images(NamedTuple):
 
 
 def rows_of(
-    labelled: Path, encoded: pa.Array, split: str, *, most: int | None, config: ProbeConfig,
+    labelled: Path, encoded: pa.Array, split: str, *, config: ProbeConfig,
     taxonomy: Taxonomy,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Rows of one image of a split, by sample id; of more than `most` the first by hash.
+    """Rows of one image of a split, by sample id; of too many the first by hash.
 
     Args:
         labelled: what validate wrote.
         encoded: ids of the images with features.
         split: train or test.
-        most: how many; None for all.
-        config: the hash's seed.
+        config: how many, and the hash's seed.
         taxonomy: whose types and levels the labels must be.
     """
     table, _ = with_one_image(labelled, encoded, splits=(split,))
     check_labels(table, taxonomy)
     rows = table.to_pylist()
     keys = hash_keys([row["sample_id"] for row in rows], seed=config.seed)
-    kept = np.sort(np.argsort(keys, kind="stable")[:most])
+    kept = np.sort(np.argsort(keys, kind="stable")[: config.rows])
     return [rows[place] for place in kept]
 
 

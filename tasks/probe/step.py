@@ -90,8 +90,8 @@ def _opened(config: ProbeConfig, inputs: ProbeInputs, store: Store) -> "Probed":
     index = pq.read_table(store.local(inputs.features) / INDEX, columns=["image_id"])
     encoded, labelled = index["image_id"].combine_chunks(), store.local(inputs.labelled)
     splits = {
-        split: rows_of(labelled, encoded, split, most=most, config=config, taxonomy=taxonomy)
-        for split, most in (("train", config.rows), ("test", None))
+        split: rows_of(labelled, encoded, split, config=config, taxonomy=taxonomy)
+        for split in ("train", "test")
     }
     for split, rows in splits.items():
         if not rows:
