@@ -15,8 +15,9 @@ from schemas.errors import ConfigError
 from schemas.presets import Parameters, resolve
 from tasks.ablation.equal import at_most, equal_rows, obeyed
 from tasks.ablation.held_out import held_out_rows
-from tasks.ablation.step import write
+from tasks.ablation.step import ablation_table, write
 from tasks.ablation.table import Tables, ablation_rows
+from tasks.ablation.tracking import log_ablation
 from tasks.balance.pool import read_pool
 from tasks.train.data import calibration_items
 
@@ -282,3 +283,64 @@ def labelled_of(root: str):
     config, store = resolve(Parameters()), Store(root)
     made = up_to(pipeline(config, store=store, do=plainly), "validate")
     return store.local(made["validate"]), config
+
+
+# --- the step, and MLflow ---
+
+
+def stored(store: Store, tables: dict[str, pa.Table]) -> dict[str, Artifact]:
+    """Judged rows as artifacts."""
+    made = {}
+    for name, table in tables.items():
+
+        def build(folder: Path, table: pa.Table = table) -> dict[str, int]:
+            pq.write_table(table, folder / "items.parquet")
+            return {}
+
+        made[name] = store.artifact("evaluate", 1, config={"name": name}, build=build)
+    return made
+
+
+def test_an_ablation_is_a_run_with_a_run_below_it_for_every_method_and_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from infra.registry.connect import connected
+
+    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.chdir(tmp_path)
+    store, table = Store(str(tmp_path / "store")), both(ramp(9))
+    made = stored(store, {"both": table, "use": used(table, 0.9), "none": used(table, 2.0)})
+    held = HeldOut(types=("insults",))
+    whole = {"seed": 1, "parts": resolve(Parameters(method="psa-vlm")).method}
+    points = [
+        MethodPoint(**whole, method=name, evaluated=made["use"], both_ways=made["both"])
+        for name in ("psa-vlm", "psavlm-plus")
+    ]
+    points.append(
+        MethodPoint(**whole, method="psa-vlm", evaluated=made["none"], held_out=held)
+    )  # fmt: skip
+    points.append(MethodPoint(**whole, method="sft", error="TrainingError: so <it> goes"))
+    asked = AblationParameters.checked(
+        {"methods": ["psa-vlm", "psavlm-plus", "sft"], "seeds": [1], "hold_out_types": ["insults"]}
+    )
+    found = ablation_table(asked, CONFIG, points, store=store)
+    assert found.counts == {"points": 4, "failed": 1, "rows": 5}
+    assert ablation_table(asked, CONFIG, points, store=store).reused
+    parent = log_ablation(found, points, store=store)
+    assert log_ablation(found, points, store=store) == parent
+    client = connected(address)
+    runs = client.search_runs([client.get_experiment_by_name("psavlm").experiment_id])
+    below = {
+        run.info.run_name: run.data
+        for run in runs
+        if run.data.tags.get("mlflow.parentRunId") == parent
+    }
+    assert len(runs) == 1 + len(below) == 1 + len(points)
+    used_as = below["psavlm-plus seed 1"]
+    assert used_as.metrics["risky_obeyed"] == pytest.approx(0.81)
+    assert used_as.params["head"] == "cross_attention"
+    assert below["sft seed 1"].tags["error"] == "TrainingError: so <it> goes"
+    assert below["psa-vlm seed 1 without insults"].params["without"] == "insults"
+    shown = {file.path for file in client.list_artifacts(parent)}
+    assert {"ablation.tex", "ablation.html", "equal.csv", "held-out.csv", "plot.png"} <= shown
