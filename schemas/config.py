@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Literal
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from schemas.frozen import Frozen
 from schemas.policy import REFUSAL_MARKERS
@@ -12,6 +13,7 @@ from schemas.policy import REFUSAL_MARKERS
 Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Names = TypeVar("Names", list[str], tuple[str, ...])
 
 
 class Stage(StrEnum):
@@ -104,6 +106,38 @@ class ValidateConfig(Frozen):
     refusal_markers: tuple[str, ...] = REFUSAL_MARKERS
 
 
+def only_risks(types: Names) -> Names:
+    """The types; ValueError if `clean` is among them."""
+    if "clean" in types:
+        raise ValueError("'clean' is no risk: without it no guard can be calibrated")
+    return types
+
+
+class HeldOut(Frozen):
+    """What training and calibration must not see and the test split keeps (METHOD.md 7.6).
+
+    `sources`: names, where * stands for any letters, as the test split of a set is often a source
+    of its own (`second-style*`); `types`: risk types.
+    """
+
+    sources: tuple[str, ...] = ()
+    types: Annotated[tuple[str, ...], AfterValidator(only_risks)] = ()
+
+    @property
+    def told(self) -> str:
+        """Its names, as tables have them."""
+        return ", ".join((*self.sources, *self.types))
+
+    def holds(self, risk_type: str, source: str) -> bool:
+        """Whether a row of this type and source is held out."""
+        return risk_type in self.types or any(fnmatchcase(source, own) for own in self.sources)
+
+
+NOTHING = HeldOut()
+# Left out of the dump where it holds nothing: runs from before it keep their fingerprints.
+Held = Annotated[HeldOut, Field(exclude_if=NOTHING.__eq__)]
+
+
 class BalanceConfig(Frozen):
     """Labelled -> the training order. `clean_per_unsafe` is the ratio of that order.
 
@@ -118,6 +152,7 @@ class BalanceConfig(Frozen):
     epochs: Count = 8
     max_repeat: Count = 1
     source_caps: dict[str, Annotated[int, Field(ge=0)]] = {}
+    held_out: Held = NOTHING
     seed: int = 0
 
 
@@ -262,7 +297,8 @@ class TrainConfig(Frozen):
 
     `parts` is empty for a stage that the method does not have. `class_weights`: all classes alike
     in the concept loss, or `balanced` by how often each occurs in the training order.
-    `false_positive_budget` is the share of clean calibration items that the guard may flag.
+    `false_positive_budget` is the share of clean calibration items that the guard may flag;
+    `held_out` ones are not among them.
     """
 
     stage: Stage
@@ -276,6 +312,7 @@ class TrainConfig(Frozen):
     checkpoint_every: Count = 50
     workers: Count = 2
     max_failures: Annotated[int, Field(ge=0)] = 3
+    held_out: Held = NOTHING
     seed: int = 0
 
     @model_validator(mode="after")

@@ -52,6 +52,8 @@ from schemas.report import METRICS, ArmReport, Metric
 from schemas.samples import IMAGES, REJECTS, ROWS
 from schemas.taxonomy import LabelMapping, load_taxonomy, shipped
 from schemas.upkeep import Ancestor, Clearance, Fault, Garbage, Lineage, Verification
+from tasks.ablation.equal import equal_schema
+from tasks.ablation.held_out import held_out_schema
 from tasks.ablation.table import table_schema
 from tasks.sources import READERS
 from tasks.sources.fields import FIELDS
@@ -74,7 +76,9 @@ OPTIONS = {
     "plan": STEP_OPTIONS | {"--until", "--promote", "--recipe"},
     "sweep": STEP_OPTIONS - {"--clean-per-unsafe", "--seed"}
     | {"--ratios", "--seeds", "--total", "--false-positive-rate", "--promote"},
-    "ablate": STEP_OPTIONS - {"--method", "--seed"} | {"--methods", "--seeds"},
+    "ablate": STEP_OPTIONS - {"--method", "--seed"}
+    | {"--methods", "--seeds", "--hold-out-sources", "--hold-out-types"},
+    "probe": STEP_OPTIONS - {"--method"} | {"--methods"},
     **{name: STEP_OPTIONS for name in COMMAND_STEPS},
     **{name: {"--json"} for name in ("up", "down", "status")},
     "doctor": {"--root", "--json"},
@@ -135,6 +139,8 @@ ABLATION_PARAMETERS = {
         "psa-vlm", "safevlm", "safevlm-lora", "guard-mlp", "psavlm-plus",
     ],
     "seeds": [1, 2, 3],
+    "hold_out_sources": [],
+    "hold_out_types": [],
     "preset": "tiny-hard",
     "root": ".psavlm/store",
     "sources": (),
@@ -185,7 +191,7 @@ RECORDS = {
     Share: ["name", "there", "pool", "asked", "unsafe", "clean"],
     BalanceConfig: [
         "clean_per_unsafe", "size", "total", "with_answers_only", "epochs", "max_repeat",
-        "source_caps", "seed",
+        "source_caps", "held_out", "seed",
     ],
     Recipe: ["version", "name", "origin", "taxonomy", "sets", "types"],
     RecipeSet: [
@@ -301,7 +307,8 @@ def test_the_flow_and_its_parameters_with_their_defaults():
     given = inspect.signature(full_pipeline.fn).parameters
     assert {name: parameter.default for name, parameter in given.items()} == FLOW_PARAMETERS
     assert full_pipeline.name == "psavlm"
-    assert set(Parameters.model_fields) == set(FLOW_PARAMETERS) - {
+    # A run holds something out by its preset, an ablation by parameters of its own.
+    assert set(Parameters.model_fields) - {"held_out"} == set(FLOW_PARAMETERS) - {
         "root", "cluster", "until", "promote",
     }  # fmt: skip
 
@@ -333,6 +340,18 @@ def test_the_columns_of_the_ablations_table():
     ]  # fmt: skip
     ends = ("", "_n", "_low", "_high")
     assert table_schema().names == [*facts, *(f"{name}{end}" for name in metrics for end in ends)]
+    names = [*metrics[:1], *metrics[2:5], "refused_more"]
+    assert equal_schema().names == [
+        "method", "target", "seeds", "finding", *(f"{name}{end}" for name in names for end in ends),
+    ]  # fmt: skip
+    names = [
+        "risky_obeyed", "risky_correctly_refused", "guard_missed", "all_benign_refused",
+        "guard_false_positive", "type_accuracy",
+    ]  # fmt: skip
+    assert held_out_schema().names == [
+        "method", "held_out", "trained", "seeds",
+        *(f"{name}{end}" for name in names for end in ends),
+    ]  # fmt: skip
 
 
 def test_formats_presets_mappings_and_hints():

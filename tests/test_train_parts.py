@@ -497,7 +497,7 @@ def snapshot(tmp_path):
     used = list(encoded)[:5]
 
     def base(folder: Path) -> dict[str, int]:
-        backbone.llava.save_pretrained(folder / FOLDER)
+        backbone.vlm.save_pretrained(folder / FOLDER)
         new_processor(backbone.tokenizer).save_pretrained(folder / FOLDER)
         return {}
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from infra.parts import read_parts
 from schemas.artifact import Artifact
+from schemas.config import NOTHING, HeldOut
 from schemas.errors import DataError
 from schemas.policy import REFUSAL_MARKERS, refusal_pattern, straight
 from schemas.samples import ROWS, Message, askable
@@ -57,11 +58,15 @@ def to_items(rows: list[dict[str, Any]], taxonomy: Taxonomy) -> list[Item]:
     ]
 
 
-def calibration_items(labelled: Path, taxonomy: Taxonomy) -> list[Item]:
-    """The calibration split's items of one image."""
-    table = read_parts(labelled / "rows", ROWS, columns=[*COLUMNS, "split"])
+def calibration_items(
+    labelled: Path, taxonomy: Taxonomy, *, held_out: HeldOut = NOTHING
+) -> list[Item]:
+    """The calibration split's items of one image, without those that are held out."""
+    table = read_parts(labelled / "rows", ROWS, columns=[*COLUMNS, "split", "source"])
     table = table.filter(pc.and_(pc.equal(table["split"], "calibration"), askable(table)))
-    items = to_items(table.sort_by("sample_id").to_pylist(), taxonomy)
+    rows = table.sort_by("sample_id").to_pylist()
+    seen = [row for row in rows if not held_out.holds(row["risk_type"], row["source"])]
+    items = to_items(seen, taxonomy)
     return [item for item in items if item.image_id is not None]
 
 
