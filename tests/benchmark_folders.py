@@ -44,7 +44,12 @@ def pope(folder: Path) -> None:
     """Two files named .json that are JSON Lines; six questions about two images."""
     for drawn in ("random", "popular"):
         rows = [
-            {"question_id": n, "image": f"{n % 2}.jpg", "text": f"is there a square {n} ?", "label": label}
+            {
+                "question_id": n,
+                "image": f"{n % 2}.jpg",
+                "text": f"is there a square {n} ?",
+                "label": label,
+            }
             for n, label in enumerate(["yes", "no", "yes", "no", "yes", "no"], start=1)
         ]
         lines(folder / f"coco_pope_{drawn}.json", rows)
@@ -84,7 +89,9 @@ def seedbench(folder: Path) -> None:
         )
     ]
     folder.mkdir(parents=True)
-    (folder / "SEED-Bench.json").write_text(json.dumps({"questions": asked, "question_type": kinds}))
+    (folder / "SEED-Bench.json").write_text(
+        json.dumps({"questions": asked, "question_type": kinds})
+    )
     for name in ("101", "102", "103"):
         picture(folder / "SEED-Bench-image" / f"{name}.png", int(name))
 
@@ -107,8 +114,8 @@ def mmbench(folder: Path) -> None:
         for turn in range(3)
     ]
     rows.append({
-        "index": 8, "question": "how many ?", "hint": "look twice", "A": "one", "B": "two", "C": "nan",
-        "D": "none", "answer": "B", "category": "count", "l2-category": "reasoning",
+        "index": 8, "question": "how many ?", "hint": "look twice", "A": "one", "B": "two",
+        "C": "nan", "D": "none", "answer": "B", "category": "count", "l2-category": "reasoning",
         "image": encoded(8),
     })  # fmt: skip
     folder.mkdir(parents=True)

@@ -99,14 +99,14 @@ def decide(item: Item, answer: str, rule: str) -> Verdict:
 
 
 def official(rows: Sequence[Row], rule: str) -> dict[str, float]:
-    """100 acc + 100 acc+ of each task, and their sums over perception and cognition."""
+    """100 acc + 100 acc+ of each task; their sums where all of a kind are there."""
     found: dict[str, float] = {}
     for total, tasks in TOTALS.items():
         scores = [(task, _scores(rows, task)) for task in tasks]
         there = {task: score for task, score in scores if score}
         for task, (acc, acc_plus) in there.items():
             found |= {f"{task} acc": acc, f"{task} acc+": acc_plus, task: acc + acc_plus}
-        if there:
+        if len(there) == len(tasks):
             found[total] = sum(acc + plus for acc, plus in there.values())
     return found
 

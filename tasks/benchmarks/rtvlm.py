@@ -45,7 +45,11 @@ def official(rows: Sequence[Row], rule: str) -> dict[str, float]:
     if not means:
         return {}
     items = mean_of(rows)
-    return {**means, "mean of sub-tasks": fmean(means.values()), "mean of items": items or 0.0}
+    return {
+        **means,
+        f"mean of {len(means)} sub-tasks": fmean(means.values()),
+        "mean of items": items or 0.0,
+    }
 
 
 BENCHMARK = Benchmark(

@@ -55,7 +55,8 @@ def _folder(name: str) -> Responder:
 
 def _artifact(artifact: Artifact, name: str) -> Responder:
     store = Store(artifact.uri.rsplit("/", 2)[0])
-    told = name if "/" not in name else f"{artifact.step}/{artifact.fingerprint}"
+    # Not the alias: it may point elsewhere tomorrow.
+    told = f"{artifact.step}/{artifact.fingerprint}"
     if artifact.step == "base_model":
         parents, model = {"base": artifact}, None
     elif artifact.step in TRAINED:
