@@ -56,6 +56,8 @@ from schemas.samples import IMAGES, REJECTS, ROWS
 from schemas.taxonomy import LabelMapping, load_taxonomy, shipped
 from schemas.upkeep import Ancestor, Clearance, Fault, Garbage, Lineage, Verification
 from tasks.ablation.table import table_schema
+from tasks.benchmarks.registry import BENCHMARKS
+from tasks.examine.rows import ROWS as BENCHMARK_ROWS
 from tasks.sources import READERS
 from tasks.sources.fields import FIELDS
 from tasks.validate.rules import rules
