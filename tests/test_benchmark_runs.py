@@ -1,8 +1,11 @@
 """A model on a benchmark, from folder to report: here, behind an endpoint, or from a file."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +28,7 @@ from tasks.benchmarks.registry import BENCHMARKS
 from tasks.examine import examine, export_results, read_report, read_rows
 from tasks.examine.rows import ROWS
 from tasks.respond import Responder, choose_responder
-from tests.benchmark_folders import FOLDERS, ITEMS
+from tests.benchmark_folders import FOLDERS, ITEMS, lines, picture
 from tests.endpoint_server import served
 
 TAXONOMY = load_taxonomy()
@@ -349,3 +352,53 @@ def test_what_is_wrong_is_told_in_one_line(arguments, words, tmp_path, monkeypat
     assert psavlm(monkeypatch, "benchmark", *arguments) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
+
+
+# --- the same answers, whatever happens ---
+
+
+@pytest.mark.slow
+def test_batches_and_a_kill_change_no_answer_of_five_hundred(tiny_root, tmp_path):
+    """Batches of 1, 4 and 16; the run with 4 is killed half-way and started again."""
+    data = tmp_path / "pope"
+    words = ("red shapes", "blue circles on the left", "squares", "things")
+    asked = [
+        f"how many {words[n % 4]} are there ?" if n % 3 else f"is there a red circle {n} ?"
+        for n in range(500)
+    ]
+    rows = [
+        {"question_id": n, "image": f"{n % 50}.jpg", "label": "yes", "text": text}
+        for n, text in enumerate(asked)
+    ]
+    lines(data / "coco_pope_random.json", rows)
+    for n in range(50):
+        picture(data / "images" / f"{n}.jpg", n)
+
+    def command(batch: int) -> subprocess.Popen[bytes]:
+        words = ["benchmark", "pope", "--data", str(data), "--model", "base", "--batch", str(batch)]
+        words += ["--root", tiny_root, "--out", str(tmp_path / f"out{batch}")]
+        environment = {**os.environ, "PSAVLM_CACHE": str(tmp_path / f"cache{batch}")}
+        return subprocess.Popen(
+            [str(Path(sys.executable).parent / "psavlm"), *asked], env=environment
+        )
+
+    def kept(batch: int) -> int:
+        files = (tmp_path / f"cache{batch}" / "answers").glob("*.jsonl")
+        return sum(file.read_bytes().count(b'"answer"') for file in files)
+
+    killed = command(4)
+    while kept(4) < 200 and killed.poll() is None:
+        time.sleep(0.02)
+    killed.kill()
+    killed.wait()
+    before = kept(4)
+    assert 200 <= before < 500 and not (tmp_path / "out4").exists()
+    for batch in (1, 4, 16):
+        assert command(batch).wait() == 0
+        assert kept(batch) == 500  # none was asked twice
+    answers = [
+        pq.read_table(tmp_path / f"out{batch}" / "items.parquet")["answer"].to_pylist()
+        for batch in (1, 4, 16)
+    ]
+    assert answers[0] == answers[1] == answers[2]
+    assert len(set(answers[0])) > 3

@@ -1,5 +1,6 @@
 """MME: two questions about each image, yes or no, in fourteen tasks; acc and acc+ of each."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
@@ -22,6 +23,7 @@ LAYOUT = (
     "two lines, question, tab and Yes or No; or the two kinds in images/ and questions_answers_YN/"
 )
 TWO, HEAD = 2, 4
+BREAKS = re.compile(r"[\t\r\n]")
 ENDINGS = (".jpg", ".png", ".jpeg")
 
 
@@ -129,8 +131,9 @@ def results(rows: Sequence[Row]) -> dict[str, str]:
     found: dict[str, str] = {}
     for row in rows:
         name = f"{row['slices']['task']}.txt"
-        # A tab or a new line in an answer would be read as another column or question.
-        answer = " ".join(row["answer"].split())
+        # A tab or a new line in an answer would be read as another column or question; other space
+        # stays, since the tool counts it among the first four characters.
+        answer = BREAKS.sub(" ", row["answer"])
         cells = (row["facts"]["image"], row["prompt"], row["target"].capitalize(), answer)
         found[name] = found.get(name, "") + "\t".join(cells) + "\n"
     return found

@@ -13,6 +13,8 @@ from tasks.progress import progress
 from tasks.respond import Answering, Ask, Responder, Told
 
 NAMES = ("question_id", "index")
+# Raised when the same model would answer otherwise: another template, another decoding.
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Answerer:
         self.responder = responder
         self.batch = batch
         self.longest = longest
-        settings = {"batch": batch, "max_new_tokens": longest}
+        settings = {"version": VERSION, "batch": batch, "max_new_tokens": longest}
         self.cache = AnswerCache({"model": responder.identity, **settings})
         self._answering: Answering | None = None
 
