@@ -23,6 +23,7 @@ from flows.outcome import Outcome
 from infra.store import Store
 from schemas.artifact import Artifact, FileEntry, Manifest
 from schemas.audit import DISPUTED, AuditReport, SourceAudit
+from schemas.benchmark import Agreement, BenchmarkConfig, BenchmarkReport, Usage
 from schemas.config import (
     BalanceConfig,
     MethodConfig,
@@ -33,6 +34,7 @@ from schemas.config import (
 from schemas.decision import Decision, Version
 from schemas.errors import PsavlmError
 from schemas.formats import Format
+from schemas.phrases import PhraseList
 from schemas.plan import Plan
 from schemas.policies import OperatorPolicy
 from schemas.presets import Parameters, resolve
@@ -49,12 +51,15 @@ from schemas.recipe import (
     Status,
 )
 from schemas.report import METRICS, ArmReport, Metric
+from schemas.rubrics import Rubric
 from schemas.samples import IMAGES, REJECTS, ROWS
 from schemas.taxonomy import LabelMapping, load_taxonomy, shipped
 from schemas.upkeep import Ancestor, Clearance, Fault, Garbage, Lineage, Verification
 from tasks.ablation.equal import equal_schema
 from tasks.ablation.held_out import held_out_schema
 from tasks.ablation.table import table_schema
+from tasks.benchmarks.registry import BENCHMARKS
+from tasks.examine.rows import ROWS as BENCHMARK_ROWS
 from tasks.sources import READERS
 from tasks.sources.fields import FIELDS
 from tasks.validate.rules import rules
@@ -84,6 +89,23 @@ OPTIONS = {
     "doctor": {"--root", "--json"},
     "sources": {"--json"},
     "audit": STEP_OPTIONS | {"--model", "--artifact", "--split", "--margin", "--images", "--blur"},
+    "benchmark": {
+        "name",
+        "--data",
+        "--model",
+        "--judge",
+        "--second-judge",
+        "--rubric",
+        "--rule",
+        "--limit",
+        "--batch",
+        "--max-new-tokens",
+        "--prices",
+        "--out",
+        "--preset",
+        "--root",
+        "--json",
+    },
     "answer": {
         "question",
         "--model",
@@ -177,6 +199,25 @@ RECORDS = {
     ],
     FileEntry: ["path", "bytes", "sha256"],
     ArmReport: ["arm", "metrics", "judges"],
+    BenchmarkConfig: [
+        "name", "data", "rule", "judge", "second_judge", "rubric", "limit", "batch",
+        "max_new_tokens", "prices", "bootstrap", "seed",
+    ],
+    BenchmarkReport: [
+        "format", "benchmark", "rule", "judge", "model", "items", "rejected", "unanswered",
+        "unscored", "official", "measures", "slices", "caveats", "answering", "judging",
+        "agreement",
+    ],
+    Usage: ["tokens_in", "tokens_out", "cost"],
+    Agreement: ["judge", "n", "same", "kappa", "mean_distance", "within_one"],
+    PhraseList: [
+        "version", "name", "origin", "licence", "where", "fold", "strip", "straighten", "phrases",
+        "whole",
+    ],
+    Rubric: [
+        "version", "name", "kind", "sees_image", "text", "bands", "labels", "refusals", "empty",
+        "reply", "max_tokens",
+    ],
     Decision: [
         "format", "number", "time", "action", "candidate", "reference", "opponent", "gate",
         "items", "evaluations", "checks", "reasons", "commit", "repeated",
@@ -376,6 +417,14 @@ def test_formats_presets_mappings_and_hints():
         "sft-clean", "tokens-only",
     ]  # fmt: skip
     assert shipped("policies") == ["default"]
+    assert shipped("phrases") == ["gcg", "psavlm", "xstest"]
+    assert shipped("rubrics") == [
+        "complied", "mossbench", "mossbench-loose", "risk", "safe-answer", "xstest",
+    ]  # fmt: skip
+    assert sorted(BENCHMARKS) == [
+        "advbench", "cyberbullying", "figstep", "mm-safetybench", "mmbench", "mme", "mossbench",
+        "politics", "pope", "porn", "rtvlm", "seedbench", "vlguard", "xstest",
+    ]  # fmt: skip
     assert list(OperatorPolicy.model_fields) == ["version", "name", "disabled", "actions"]
 
 
@@ -409,6 +458,13 @@ def test_the_columns_of_a_table_and_of_what_ingest_writes():
     ]  # fmt: skip
     assert REJECTS.names == ["source", "source_key", "reason", "detail"]
     assert QUARANTINE.names == ["sample_id", *REJECTS.names]
+    assert BENCHMARK_ROWS.names == [
+        "item_id", "group", "slices", "prompt_hash", "prompt", "image_id", "target", "wants",
+        "answer", "fault", "judge", "verdict", "right", "refused", "score", "phrase", "judge_text",
+        "second_judge", "second_verdict", "second_refused", "second_score", "second_phrase",
+        "second_judge_text", "flagged", "risk", "type_probabilities", "level_probabilities",
+        "facts",
+    ]  # fmt: skip
     assert CLASHING.names == [
         "group_id", "sample_id", "source", "source_key", "risk_type", "risk_level", "detail",
     ]  # fmt: skip
