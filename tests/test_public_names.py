@@ -30,9 +30,10 @@ from schemas.config import (
     SourceConfig,
     ValidateConfig,
 )
-from schemas.decision import Decision, Version
+from schemas.decision import Check, Decision, Version
 from schemas.errors import PsavlmError
 from schemas.formats import Format
+from schemas.gate import Bar, GateConfig
 from schemas.plan import Plan
 from schemas.policies import OperatorPolicy
 from schemas.presets import Parameters, resolve
@@ -173,8 +174,17 @@ RECORDS = {
     ArmReport: ["arm", "metrics", "judges"],
     Decision: [
         "format", "number", "time", "action", "candidate", "reference", "opponent", "gate",
-        "items", "evaluations", "checks", "reasons", "commit", "repeated",
+        "items", "evaluations", "checks", "reasons", "look", "alpha", "commit", "repeated",
     ],
+    Check: [
+        "name", "what", "test", "n", "candidate", "reference", "difference", "low", "high",
+        "effect", "p", "bar", "passed", "reason", "part",
+    ],
+    GateConfig: [
+        "version", "name", "alpha", "min_risky", "min_benign", "min_near_miss", "judges", "anchor",
+        "reserve", "metrics",
+    ],
+    Bar: ["direction", "minimum_effect", "margin", "budget"],
     Version: ["version", "fingerprint", "uri", "step", "root", "run", "created", "aliases"],
     Plan: ["preset", "root", "steps", "totals", "gate", "free_bytes"],
     Ratios: [
