@@ -1,0 +1,71 @@
+"""The lines of a comparison: sides, items, answers, page; plainly or as Prefect tasks."""
+
+from collections.abc import Sequence
+
+from flows.line import Do, pipeline, up_to
+from infra.store import Store
+from schemas.artifact import Artifact
+from schemas.comparison import CompareConfig
+from schemas.config import PipelineConfig
+from schemas.decision import Version
+from schemas.errors import ConfigError, StorageError
+from tasks.compare import answered, chosen_items, compare_models, find_side, history_table
+from tasks.compare.sides import Asking
+
+
+def compare_sides(
+    names: tuple[str, str], items: str, config: PipelineConfig, *, do: Do, store: Store
+) -> dict[str, Artifact]:
+    """The page of two models (`compare`) and the answers behind it (`old`, `new`).
+
+    Args:
+        names: of the old model and of the new one.
+        items: address of a labelled snapshot; empty is what the new model was trained on, else
+            the old one, else the preset's own.
+        config: the preset's: how items are asked and images encoded.
+        do: calls a step.
+        store: where artifacts live.
+    """
+    old, new = (find_side(name, store=store) for name in names)
+    labelled = chosen_items(items, (old, new))
+    if labelled is None:
+        labelled = up_to(pipeline(config, store=store, do=do), "validate")["validate"]
+    asking = Asking(config.evaluate, config.encode, labelled, store, do)
+    before, now = answered(old, asking), answered(new, asking)
+    page = do(
+        "compare", compare_models, CompareConfig(), (old.name, new.name), (before, now), labelled,
+        store=store,
+    )  # fmt: skip
+    return {"compare": page, "old": before, "new": now}
+
+
+def compare_versions(
+    versions: Sequence[Version], items: str, config: PipelineConfig, *, do: Do, store: Store
+) -> Artifact:
+    """The page of all registered versions on common items.
+
+    Args:
+        versions: as registered, in order.
+        items: address of a labelled snapshot; empty is what the newest version learned on.
+        config: the preset's.
+        do: calls a step.
+        store: where artifacts live.
+
+    Raises:
+        ConfigError: no version is there that names its items.
+    """
+    sides = {}
+    for one in versions:
+        try:
+            sides[one.version] = find_side(one.uri, store=store)
+        except StorageError:  # told in the table
+            continue
+    labelled = chosen_items(items, list(sides.values()))
+    if labelled is None or not sides:
+        raise ConfigError(
+            f"of {len(versions)} registered versions none is there that names its items: give "
+            "--items, or register a model first (psavlm run)"
+        )
+    asking = Asking(config.evaluate, config.encode, labelled, store, do)
+    found = {number: answered(side, asking) for number, side in sides.items()}
+    return do("history", history_table, CompareConfig(), versions, found, labelled, store=store)
