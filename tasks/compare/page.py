@@ -11,8 +11,8 @@ from tasks.sweep.document import Document, Section
 from tasks.sweep.files import percent
 
 PLOT = (
-    "Differences between the two models in points, each with its 95 % interval; an arrow says which "
-    "way is better"
+    "Differences between the two models in points, each with its 95 % interval; an arrow says "
+    "which way is better"
 )
 JSON = "compare.json"
 PAST_PLOT = "Risky requests obeyed and benign ones refused by version, with 95 % intervals"
