@@ -9,8 +9,9 @@ from schemas.comparison import CompareConfig
 from schemas.config import PipelineConfig
 from schemas.decision import Version
 from schemas.errors import ConfigError, StorageError
+from tasks.card import Scored
 from tasks.compare import answered, chosen_items, compare_models, find_side, history_table
-from tasks.compare.sides import Asking
+from tasks.compare.sides import Asking, Side
 
 
 def compare_sides(
@@ -69,3 +70,38 @@ def compare_versions(
     asking = Asking(config.evaluate, config.encode, labelled, store, do)
     found = {number: answered(side, asking) for number, side in sides.items()}
     return do("history", history_table, CompareConfig(), versions, found, labelled, store=store)
+
+
+def score_card(  # noqa: PLR0913 - a model, how it is called, its items
+    address: str, name: str, items: str, config: PipelineConfig, *, do: Do, store: Store
+) -> Scored:
+    """What a model's card says: the model and its base on the same items.
+
+    Args:
+        address: of a trained stage.
+        name: what people call it, if it is registered.
+        items: address of a labelled snapshot; empty is what the model was trained on.
+        config: the preset's.
+        do: calls a step.
+        store: where artifacts live.
+
+    Raises:
+        ConfigError: the address is not that of a trained stage, or the items are not known.
+    """
+    side = find_side(address, store=store)
+    if side.model is None or side.base is None:
+        raise ConfigError(f"{address!r} is no trained stage: give one of stage1 or stage2")
+    trained_on = chosen_items("", [side])
+    labelled = chosen_items(items, [side])
+    if labelled is None:
+        raise ConfigError(f"{address!r} does not say what it was trained on: give --items")
+    asking = Asking(config.evaluate, config.encode, labelled, store, do)
+    return Scored(
+        name=f"psavlm {name or side.model.step} {side.model.fingerprint[:8]}",
+        model=side.model,
+        base=side.base,
+        evaluated=answered(side, asking),
+        base_evaluated=answered(Side("base", base=side.base), asking),
+        items=labelled,
+        trained_on=trained_on,
+    )

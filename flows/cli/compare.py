@@ -44,7 +44,7 @@ def compare(  # noqa: PLR0913 - the options are the flow's parameters
     from flows.told import told
     from tasks.compare import read_comparison
 
-    with _ready(preset, root) as (config, store):
+    with ready(preset, root) as (config, store):
         made = compare_sides((old, new), items, config, do=told(plainly), store=store)
     page = made["compare"]
     if json:
@@ -63,7 +63,7 @@ def history(
     from infra.registry import Registry
     from tasks.compare import read_past
 
-    with _ready(preset, root) as (config, store):
+    with ready(preset, root) as (config, store):
         do, versions = told(plainly), Registry().versions()
         page = compare_versions(versions, items, config, do=do, store=store)
     if json:
@@ -73,7 +73,7 @@ def history(
 
 
 @contextlib.contextmanager
-def _ready(preset: str, root: str) -> Iterator[tuple["PipelineConfig", "Store"]]:
+def ready(preset: str, root: str) -> Iterator[tuple["PipelineConfig", "Store"]]:
     """The preset's config and the store; what is used of Ray is left afterwards."""
     from flows.cli.settings import connect
     from flows.parameters import configured

@@ -17,6 +17,7 @@ def application() -> typer.Typer:
         ablate,
         answer,
         audit,
+        card,
         compare,
         doctor,
         explain,
@@ -42,8 +43,8 @@ def application() -> typer.Typer:
         rich_markup_mode="rich",
     )
     parts = (
-        run, plan, sweep, ablate, compare, steps, sources, audit, answer, explain, export, registry,
-        lineage, verify, gc, servers, doctor,
+        run, plan, sweep, ablate, compare, steps, sources, audit, answer, explain, export, card,
+        registry, lineage, verify, gc, servers, doctor,
     )  # fmt: skip
     for part in parts:
         part.register(app)
