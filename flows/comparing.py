@@ -27,17 +27,22 @@ def compare_sides(
         do: calls a step.
         store: where artifacts live.
     """
+    sides, answers, labelled = both_answers(names, items, config, do=do, store=store)
+    told = (sides[0].name, sides[1].name)
+    page = do("compare", compare_models, CompareConfig(), told, answers, labelled, store=store)
+    return {"compare": page, "old": answers[0], "new": answers[1]}
+
+
+def both_answers(
+    names: tuple[str, str], items: str, config: PipelineConfig, *, do: Do, store: Store
+) -> tuple[tuple[Side, Side], tuple[Artifact, Artifact], Artifact]:
+    """Both sides, their judged answers, and the items; as `compare_sides`."""
     old, new = (find_side(name, store=store) for name in names)
     labelled = chosen_items(items, (old, new))
     if labelled is None:
         labelled = up_to(pipeline(config, store=store, do=do), "validate")["validate"]
     asking = Asking(config.evaluate, config.encode, labelled, store, do)
-    before, now = answered(old, asking), answered(new, asking)
-    page = do(
-        "compare", compare_models, CompareConfig(), (old.name, new.name), (before, now), labelled,
-        store=store,
-    )  # fmt: skip
-    return {"compare": page, "old": before, "new": now}
+    return (old, new), (answered(old, asking), answered(new, asking)), labelled
 
 
 def compare_versions(

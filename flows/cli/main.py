@@ -26,6 +26,7 @@ def application() -> typer.Typer:
         lineage,
         plan,
         registry,
+        review,
         run,
         servers,
         sources,
@@ -43,8 +44,8 @@ def application() -> typer.Typer:
         rich_markup_mode="rich",
     )
     parts = (
-        run, plan, sweep, ablate, compare, steps, sources, audit, answer, explain, export, card,
-        registry, lineage, verify, gc, servers, doctor,
+        run, plan, sweep, ablate, compare, review, steps, sources, audit, answer, explain, export,
+        card, registry, lineage, verify, gc, servers, doctor,
     )  # fmt: skip
     for part in parts:
         part.register(app)
