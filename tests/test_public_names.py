@@ -24,6 +24,7 @@ from infra.store import Store
 from schemas.artifact import Artifact, FileEntry, Manifest
 from schemas.audit import DISPUTED, AuditReport, SourceAudit
 from schemas.benchmark import Agreement, BenchmarkConfig, BenchmarkReport, Usage
+from schemas.comparison import Change, Comparison, Line, Mean, Past, VersionLine
 from schemas.config import (
     BalanceConfig,
     MethodConfig,
@@ -31,9 +32,10 @@ from schemas.config import (
     SourceConfig,
     ValidateConfig,
 )
-from schemas.decision import Decision, Version
+from schemas.decision import Check, Decision, Version
 from schemas.errors import PsavlmError
 from schemas.formats import Format
+from schemas.gate import Bar, GateConfig
 from schemas.phrases import PhraseList
 from schemas.plan import Plan
 from schemas.policies import OperatorPolicy
@@ -87,6 +89,8 @@ OPTIONS = {
     **{name: STEP_OPTIONS for name in COMMAND_STEPS},
     **{name: {"--json"} for name in ("up", "down", "status")},
     "doctor": {"--root", "--json"},
+    "compare": {"old", "new", "--items", "--preset", "--root", "--json"},
+    "history": {"--items", "--preset", "--root", "--json"},
     "sources": {"--json"},
     "audit": STEP_OPTIONS | {"--model", "--artifact", "--split", "--margin", "--images", "--blur"},
     "benchmark": {
@@ -171,6 +175,13 @@ ABLATION_PARAMETERS = {
     "stage2_clean_per_unsafe": None,
     "cluster": "",
 }  # fmt: skip
+COMPARE_PARAMETERS = {
+    "old": "previous",
+    "new": "champion",
+    "items": "",
+    "preset": "tiny",
+    "root": ".psavlm/store",
+}
 EXIT_CODES = {
     "PsavlmError": 1,
     "ConfigError": 2,
@@ -220,8 +231,29 @@ RECORDS = {
     ],
     Decision: [
         "format", "number", "time", "action", "candidate", "reference", "opponent", "gate",
-        "items", "evaluations", "checks", "reasons", "commit", "repeated",
+        "items", "evaluations", "checks", "reasons", "look", "alpha", "commit", "repeated",
     ],
+    Check: [
+        "name", "what", "test", "n", "candidate", "reference", "difference", "low", "high",
+        "effect", "p", "bar", "passed", "reason", "part",
+    ],
+    GateConfig: [
+        "version", "name", "alpha", "min_risky", "min_benign", "min_near_miss", "judges", "anchor",
+        "reserve", "metrics",
+    ],
+    Bar: ["direction", "minimum_effect", "margin", "budget"],
+    Comparison: [
+        "format", "verdict", "sentence", "price", "old", "new", "items", "labelled", "n", "alpha",
+        "rates", "types", "slices", "left_out", "means", "changes",
+    ],
+    Line: [
+        "name", "what", "judge", "n", "old", "new", "difference", "low", "high", "effect", "p",
+        "p_holm", "mark",
+    ],
+    Mean: ["name", "what", "n", "old", "new", "difference", "low", "high"],
+    Change: ["kind", "old", "new", "n"],
+    Past: ["format", "labelled", "items", "n", "versions"],
+    VersionLine: ["version", "aliases", "created", "model", "error", "metrics", "before"],
     Version: ["version", "fingerprint", "uri", "step", "root", "run", "created", "aliases"],
     Plan: ["preset", "root", "steps", "totals", "gate", "free_bytes"],
     Ratios: [
@@ -368,6 +400,14 @@ def test_the_ablation_and_its_parameters_with_their_defaults():
     given = inspect.signature(ablation.fn).parameters
     assert {name: parameter.default for name, parameter in given.items()} == ABLATION_PARAMETERS
     assert ablation.name == "psavlm-ablation"
+
+
+def test_the_comparison_and_its_parameters_with_their_defaults():
+    from flows.compare import compare
+
+    given = inspect.signature(compare.fn).parameters
+    assert {name: parameter.default for name, parameter in given.items()} == COMPARE_PARAMETERS
+    assert compare.name == "psavlm-compare"
 
 
 def test_the_columns_of_the_ablations_table():

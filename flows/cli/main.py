@@ -18,6 +18,8 @@ def application() -> typer.Typer:
         answer,
         audit,
         benchmark,
+        card,
+        compare,
         doctor,
         explain,
         export,
@@ -26,6 +28,7 @@ def application() -> typer.Typer:
         plan,
         probe,
         registry,
+        review,
         run,
         servers,
         sources,
@@ -43,8 +46,8 @@ def application() -> typer.Typer:
         rich_markup_mode="rich",
     )
     parts = (
-        run, plan, sweep, ablate, probe, steps, sources, audit, benchmark, answer, explain, export,
-        registry, lineage, verify, gc, servers, doctor,
+        run, plan, sweep, ablate, probe, steps, sources, audit, benchmark, compare, review, card,
+        answer, explain, export, registry, lineage, verify, gc, servers, doctor,
     )  # fmt: skip
     for part in parts:
         part.register(app)
