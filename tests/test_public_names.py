@@ -22,6 +22,7 @@ from flows.line import STEPS, pipeline, plainly, up_to
 from flows.outcome import Outcome
 from infra.store import Store
 from schemas.artifact import Artifact, FileEntry, Manifest
+from schemas.attack import ATTACKED, AttackCheck, AttackConfig, AttackReport, AttackRow
 from schemas.audit import DISPUTED, AuditReport, SourceAudit
 from schemas.config import (
     BalanceConfig,
@@ -52,6 +53,7 @@ from schemas.report import METRICS, ArmReport, Metric
 from schemas.samples import IMAGES, REJECTS, ROWS
 from schemas.taxonomy import LabelMapping, load_taxonomy, shipped
 from schemas.upkeep import Ancestor, Clearance, Fault, Garbage, Lineage, Verification
+from schemas.wordings import Wordings
 from tasks.ablation.table import table_schema
 from tasks.sources import READERS
 from tasks.sources.fields import FIELDS
@@ -80,6 +82,19 @@ OPTIONS = {
     "doctor": {"--root", "--json"},
     "sources": {"--json"},
     "audit": STEP_OPTIONS | {"--model", "--artifact", "--split", "--margin", "--images", "--blur"},
+    "attack": {
+        "--model",
+        "--artifact",
+        "--labelled",
+        "--eps",
+        "--steps",
+        "--restarts",
+        "--items",
+        "--benign",
+        "--targets",
+        "--wordings",
+        "--json",
+    },
     "answer": {
         "question",
         "--model",
@@ -212,8 +227,18 @@ RECORDS = {
     LabelMapping: ["version", "name", "labels", "levels", "unplaced"],
     PipelineConfig: [
         "preset", "world", "ingest", "validation", "balance", "stage2_balance", "base",
-        "encode", "stage1", "stage2", "evaluate", "report", "audit", "gate",
+        "encode", "stage1", "stage2", "evaluate", "report", "audit", "attack",
+        "gate",
     ],
+    AttackConfig: [
+        "eps", "steps", "restarts", "unbounded_steps", "targets", "weight", "items", "benign",
+        "overlay", "wordings", "comply", "refuse", "batch", "max_new_tokens", "refusal_markers",
+        "bootstrap", "seed",
+    ],
+    AttackReport: ["model", "items", "rows", "checks"],
+    AttackRow: ["attack", "eps", "risky", "type", "metrics", "changes"],
+    AttackCheck: ["name", "passed", "told"],
+    Wordings: ["version", "name", "templates"],
     Lineage: ["root", "artifact", "artifacts"],
     Ancestor: [
         "state", "why", "created", "seconds", "commit", "dirty", "counts", "files", "bytes",
@@ -356,6 +381,7 @@ def test_formats_presets_mappings_and_hints():
         "mlp-no-hint", "no-projector", "psa-vlm", "psavlm-plus", "safevlm", "safevlm-lora", "sft",
         "sft-clean", "tokens-only",
     ]  # fmt: skip
+    assert shipped("wordings") == ["default", "tiny"]
     assert shipped("policies") == ["default"]
     assert list(OperatorPolicy.model_fields) == ["version", "name", "disabled", "actions"]
 
@@ -397,6 +423,13 @@ def test_the_columns_of_a_table_and_of_what_ingest_writes():
         "rank", "sample_id", "source", "source_key", "split", "risk_type", "risk_level",
         "seen_type", "seen_level", "stated_probability", "seen_probability", "dispute",
         "level_dispute", "image_id",
+    ]  # fmt: skip
+
+
+def test_the_columns_of_an_attack():
+    assert ATTACKED.names == [
+        "sample_id", "group_id", "risk_type", "risk_level", "attack", "eps", "misjudged",
+        "mistyped", "broken", "risk", "seen_type", "outcome", "answer",
     ]  # fmt: skip
 
 

@@ -428,11 +428,12 @@ def test_a_smoothed_curve_is_the_mean_of_its_window():
 
 def test_a_whole_run_has_every_section(folder):
     assert sections(folder) == {
-        "numbers", "types", "head", "attention", "worst", "training", "data", "origin",
+        "numbers", "types", "head", "depth", "attention", "worst", "training", "data", "origin",
     }  # fmt: skip
     charts = {path.stem for path in (folder / "plots").glob("*.svg")}
     assert charts == {
-        "types-obeyed", "types-named", "confusion-type", "confusion-level", "risk",
+        "types-obeyed", "types-named", "confusion-type", "confusion-level", "risk", "reliability",
+        "trade",
         "loss-stage1-concept", "loss-stage1-tokens", "loss-stage2-concept", "loss-stage2-tokens",
     }  # fmt: skip
 
@@ -442,10 +443,13 @@ def test_a_whole_run_has_every_section(folder):
     [
         (("evaluations", "stage1", "stage2"), {"data", "origin"}),
         (("evaluations", "stage2"), {"training", "data", "origin"}),
-        (("features",), {"numbers", "types", "head", "worst", "training", "data", "origin"}),
+        (
+            ("features",),
+            {"numbers", "types", "head", "depth", "worst", "training", "data", "origin"},
+        ),
         (
             ("samples", "labelled", "concepts", "aligned", "features", "stage1", "stage2"),
-            {"numbers", "types", "head", "worst", "origin"},
+            {"numbers", "types", "head", "depth", "worst", "origin"},
         ),
     ],
 )

@@ -16,6 +16,7 @@ def application() -> typer.Typer:
     from flows.cli import (
         ablate,
         answer,
+        attack,
         audit,
         doctor,
         explain,
@@ -41,8 +42,8 @@ def application() -> typer.Typer:
         rich_markup_mode="rich",
     )
     parts = (
-        run, plan, sweep, ablate, steps, sources, audit, answer, explain, export, registry, lineage,
-        verify, gc, servers, doctor,
+        run, plan, sweep, ablate, steps, sources, audit, attack, answer, explain, export, registry,
+        lineage, verify, gc, servers, doctor,
     )  # fmt: skip
     for part in parts:
         part.register(app)

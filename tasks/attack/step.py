@@ -21,9 +21,10 @@ ITEMS, REPORT, PLOT = "items.parquet", "report.json", "attack.png"
 
 
 class AttackInputs(Frozen):
-    """A trained stage, and the snapshot whose test items are attacked."""
+    """A trained stage with its base, and the snapshot whose test items are attacked."""
 
     model: Artifact
+    base: Artifact
     labelled: Artifact
 
 
@@ -44,7 +45,7 @@ def attack(config: AttackConfig, inputs: AttackInputs, *, store: Store) -> Artif
         "attack",
         VERSION,
         config=config,
-        parents={**dict(inputs), "base": base_of(inputs.model)},
+        parents=dict(inputs),
         inputs={"wordings": wordings, **libraries()},
         build=lambda folder: _build(config, inputs, store, folder),
     )
@@ -55,12 +56,22 @@ def read_attack(artifact: Artifact, *, store: Store) -> AttackReport:
     return AttackReport.model_validate_json((store.local(artifact) / REPORT).read_bytes())
 
 
-def trained_on(model: Artifact) -> Artifact:
-    """The snapshot that a trained stage was made of, which lies in the same root.
+def attack_inputs(model: Artifact, labelled: str = "") -> AttackInputs:
+    """A trained stage with its base, and a snapshot by address: by default its own.
 
     Raises:
-        ConfigError: the stage does not say.
+        ConfigError: the address is no snapshot's; none is given, and the stage does not name one.
     """
+    snapshot = open_artifact(labelled) if labelled else _trained_on(model)
+    if snapshot.step != "validate":
+        raise ConfigError(
+            f"--labelled {labelled}: this is an artifact of step {snapshot.step!r}; give one of "
+            "validate, whose test split is attacked"
+        )
+    return AttackInputs(model=model, base=base_of(model), labelled=snapshot)
+
+
+def _trained_on(model: Artifact) -> Artifact:
     root = model.uri.rsplit("/", 2)[0]
     parents = Store(root).manifest(model).parents
     if "labelled" not in parents:
@@ -85,7 +96,7 @@ def _build(
     rows = held_out_rows(store.local(inputs.labelled))
     judge = Judge.of(rows, config.refusal_markers)
     items = victims(chosen(rows, config), inputs.labelled, judge=judge, config=config)
-    backbone = open_backbone(store.local(base_of(inputs.model)) / FOLDER)
+    backbone = open_backbone(store.local(inputs.base) / FOLDER)
     guarded, intervention = open_guarded(store.local(inputs.model) / FOLDER, backbone)
     templates = load_wordings(config.wordings).templates
     with progress(f"attack {inputs.model.step}", len(items)) as tick:
