@@ -7,6 +7,7 @@ from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import MethodConfig, PipelineConfig, Stage
 from schemas.errors import ConfigError
+from tasks.attack import AttackInputs, attack
 from tasks.balance import balance
 from tasks.base_model import base_model
 from tasks.encode import encode
@@ -71,9 +72,14 @@ def pipeline(
         )  # fmt: skip
         yield f"evaluate/{arm}", answered[arm]
     stages = {name: model for name, model in arms.items() if isinstance(model, Artifact)}
+    attacked = None
+    if config.attack is not None and stages:
+        victim = AttackInputs(model=stages[config.last_arm], base=base, labelled=labelled)
+        attacked = do("attack", attack, config.attack, victim, store=store)
+        yield "attack", attacked
     told = ReportInputs(
         samples=samples, labelled=labelled, concepts=concepts, aligned=aligned, base=base,
-        features=features, evaluations=answered, **stages,
+        features=features, evaluations=answered, attack=attacked, **stages,
     )  # fmt: skip
     yield "report", do("report", report, config.report, told, store=store)
 

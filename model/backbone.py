@@ -111,6 +111,17 @@ class Backbone(nn.Module):
     def as_seen(self, image: Image) -> Tensor:
         """The picture as the encoder gets it, [3, height, width] in 0..1."""
 
+    def encode_seen(self, seen: Tensor) -> Tensor:
+        """h_o [B, P, V] of pictures as of `as_seen`, with a gradient to their pixels.
+
+        Raises:
+            ConfigError: a family whose encoder reads more than that one picture.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} encodes other pixels than those of one picture, so it cannot "
+            "be attacked through them: choose a model on a LLaVA-1.5, whose images are one square"
+        )
+
     # --- what all families share ---
 
     @property

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
+from schemas.attack import AttackConfig
 from schemas.frozen import Frozen
 from schemas.policy import REFUSAL_MARKERS
 
@@ -373,7 +374,10 @@ class AuditConfig(Frozen):
 
 
 class PipelineConfig(Frozen):
-    """A whole run, from sources to the evaluation, and its audit; what a preset file holds."""
+    """A whole run, from sources to the evaluation, and its audit; what a preset file holds.
+
+    With `attack` the last stage is attacked before the report, which then shows it.
+    """
 
     preset: str
     world: WorldConfig | None = None
@@ -388,6 +392,7 @@ class PipelineConfig(Frozen):
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
     audit: AuditConfig = AuditConfig()
+    attack: AttackConfig | None = None
     gate: str = "default"
 
     @property

@@ -22,6 +22,7 @@ from flows.line import STEPS, pipeline, plainly, up_to
 from flows.outcome import Outcome
 from infra.store import Store
 from schemas.artifact import Artifact, FileEntry, Manifest
+from schemas.attack import ATTACKED, AttackCheck, AttackConfig, AttackReport, AttackRow
 from schemas.audit import DISPUTED, AuditReport, SourceAudit
 from schemas.benchmark import Agreement, BenchmarkConfig, BenchmarkReport, Usage
 from schemas.comparison import Change, Comparison, Line, Mean, Past, VersionLine
@@ -57,6 +58,7 @@ from schemas.rubrics import Rubric
 from schemas.samples import IMAGES, REJECTS, ROWS
 from schemas.taxonomy import LabelMapping, load_taxonomy, shipped
 from schemas.upkeep import Ancestor, Clearance, Fault, Garbage, Lineage, Verification
+from schemas.wordings import Wordings
 from tasks.ablation.equal import equal_schema
 from tasks.ablation.held_out import held_out_schema
 from tasks.ablation.table import table_schema
@@ -108,6 +110,19 @@ OPTIONS = {
         "--out",
         "--preset",
         "--root",
+        "--json",
+    },
+    "attack": {
+        "--model",
+        "--artifact",
+        "--labelled",
+        "--eps",
+        "--steps",
+        "--restarts",
+        "--items",
+        "--benign",
+        "--targets",
+        "--wordings",
         "--json",
     },
     "answer": {
@@ -291,8 +306,18 @@ RECORDS = {
     LabelMapping: ["version", "name", "labels", "levels", "unplaced"],
     PipelineConfig: [
         "preset", "world", "ingest", "validation", "balance", "stage2_balance", "base",
-        "encode", "stage1", "stage2", "evaluate", "report", "audit", "gate",
+        "encode", "stage1", "stage2", "evaluate", "report", "audit", "attack",
+        "gate",
     ],
+    AttackConfig: [
+        "eps", "steps", "restarts", "unbounded_steps", "targets", "weight", "items", "benign",
+        "overlay", "wordings", "comply", "refuse", "batch", "max_new_tokens", "refusal_markers",
+        "bootstrap", "seed",
+    ],
+    AttackReport: ["model", "items", "rows", "checks"],
+    AttackRow: ["attack", "eps", "risky", "type", "metrics", "changes"],
+    AttackCheck: ["name", "passed", "told"],
+    Wordings: ["version", "name", "templates"],
     Lineage: ["root", "artifact", "artifacts"],
     Ancestor: [
         "state", "why", "created", "seconds", "commit", "dirty", "counts", "files", "bytes",
@@ -456,6 +481,7 @@ def test_formats_presets_mappings_and_hints():
         "mlp-no-hint", "no-projector", "psa-vlm", "psavlm-plus", "safevlm", "safevlm-lora", "sft",
         "sft-clean", "tokens-only",
     ]  # fmt: skip
+    assert shipped("wordings") == ["default", "tiny"]
     assert shipped("policies") == ["default"]
     assert shipped("phrases") == ["gcg", "psavlm", "xstest"]
     assert shipped("rubrics") == [
@@ -512,6 +538,13 @@ def test_the_columns_of_a_table_and_of_what_ingest_writes():
         "rank", "sample_id", "source", "source_key", "split", "risk_type", "risk_level",
         "seen_type", "seen_level", "stated_probability", "seen_probability", "dispute",
         "level_dispute", "image_id",
+    ]  # fmt: skip
+
+
+def test_the_columns_of_an_attack():
+    assert ATTACKED.names == [
+        "sample_id", "group_id", "risk_type", "risk_level", "attack", "eps", "misjudged",
+        "mistyped", "broken", "risk", "seen_type", "outcome", "answer",
     ]  # fmt: skip
 
 

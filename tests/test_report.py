@@ -439,12 +439,13 @@ def test_what_the_papers_report_is_in_a_block_of_its_own_with_its_caveats(folder
 
 def test_a_whole_run_has_every_section(folder):
     assert sections(folder) == {
-        "numbers", "types", "head", "attention", "worst", "published", "training", "data",
+        "numbers", "types", "head", "depth", "attention", "worst", "published", "training", "data",
         "origin",
     }  # fmt: skip
     charts = {path.stem for path in (folder / "plots").glob("*.svg")}
     assert charts == {
-        "types-obeyed", "types-named", "confusion-type", "confusion-level", "risk",
+        "types-obeyed", "types-named", "confusion-type", "confusion-level", "risk", "reliability",
+        "trade",
         "loss-stage1-concept", "loss-stage1-tokens", "loss-stage2-concept", "loss-stage2-tokens",
     }  # fmt: skip
 
@@ -456,11 +457,21 @@ def test_a_whole_run_has_every_section(folder):
         (("evaluations", "stage2"), {"training", "data", "origin"}),
         (
             ("features",),
-            {"numbers", "types", "head", "worst", "published", "training", "data", "origin"},
+            {
+                "numbers",
+                "types",
+                "head",
+                "depth",
+                "worst",
+                "published",
+                "training",
+                "data",
+                "origin",
+            },
         ),
         (
             ("samples", "labelled", "concepts", "aligned", "features", "stage1", "stage2"),
-            {"numbers", "types", "head", "worst", "published", "origin"},
+            {"numbers", "types", "head", "depth", "worst", "published", "origin"},
         ),
     ],
 )

@@ -16,6 +16,7 @@ def application() -> typer.Typer:
     from flows.cli import (
         ablate,
         answer,
+        attack,
         audit,
         benchmark,
         card,
@@ -46,8 +47,8 @@ def application() -> typer.Typer:
         rich_markup_mode="rich",
     )
     parts = (
-        run, plan, sweep, ablate, probe, steps, sources, audit, benchmark, compare, review, card,
-        answer, explain, export, registry, lineage, verify, gc, servers, doctor,
+        run, plan, sweep, ablate, probe, attack, steps, sources, audit, benchmark, compare, review,
+        card, answer, explain, export, registry, lineage, verify, gc, servers, doctor,
     )  # fmt: skip
     for part in parts:
         part.register(app)

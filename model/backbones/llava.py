@@ -74,6 +74,16 @@ class Llava(Backbone):
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """h_o [B, P, V] from processed pixels [B, 3, height, width]."""
+        return self._see(pixels)
+
+    def encode_seen(self, seen: Tensor) -> Tensor:
+        """h_o [B, P, V] of pictures [B, 3, height, width] as of `as_seen`, with a gradient."""
+        if self.patches is None:
+            return super().encode_seen(seen)
+        mean, std = (value.to(seen) for value in self._spread())
+        return self._see(((seen - mean) / std).to(self.device, self.dtype))
+
+    def _see(self, pixels: Tensor) -> Tensor:
         tower = self.vlm.model.vision_tower
         hidden = tower.pre_layrnorm(tower.embeddings(pixels))
         for layer in tower.encoder.layers[: self.encoder_layers]:
@@ -92,6 +102,11 @@ class Llava(Backbone):
 
     def denormalised(self, pixels: Tensor) -> Tensor:
         """Pixels [..., 3, height, width] in 0..1 again."""
+        mean, std = self._spread()
+        return (pixels * std + mean).clamp(0, 1)
+
+    def _spread(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [3, 1, 1] by which pixels in 0..1 are normalised."""
         look = self.image_processor
         mean, std = (torch.tensor(v)[:, None, None] for v in (look.image_mean, look.image_std))
-        return (pixels * std + mean).clamp(0, 1)
+        return mean, std

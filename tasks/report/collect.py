@@ -5,6 +5,8 @@ from typing import Any
 
 from infra.store import Store
 from schemas.config import ReportConfig
+from tasks.attack import read_attack
+from tasks.depth import depth
 from tasks.report.arms import evaluated, read_items
 from tasks.report.curves import Curve, read_curves, summed_up
 from tasks.report.inputs import ReportInputs
@@ -33,6 +35,8 @@ def collect(config: ReportConfig, inputs: ReportInputs, store: Store) -> Content
     found = worst(config, items)
     pictures |= _thumbnails(config, inputs, found, store)
     rest = {
+        "depth": depth(*list(items.items())[-1]) if items else {},
+        "attack": _attacked(inputs, store),
         "attention": seen,
         "worst": found if found.get("items") else {},
         "losses": summed_up(curves),
@@ -44,6 +48,13 @@ def collect(config: ReportConfig, inputs: ReportInputs, store: Store) -> Content
     numbers |= {name: part for name, part in rest.items() if part not in ([], {})}
     numbers["sentence"] = sentence(numbers)
     return Contents(numbers, curves, pictures)
+
+
+def _attacked(inputs: ReportInputs, store: Store) -> dict[str, Any]:
+    """The attack's own report, or nothing where there was none."""
+    if inputs.attack is None:
+        return {}
+    return read_attack(inputs.attack, store=store).model_dump(mode="json")
 
 
 def _thumbnails(

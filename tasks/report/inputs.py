@@ -8,7 +8,8 @@ class ReportInputs(Frozen):
     """The artifacts of a run; what a run has not made yet is None, and its section is left out.
 
     `concepts` and `aligned` are the balance artifacts of stage 1 and stage 2, `evaluations` the
-    arms in the order of the tables, the one that others are compared with first.
+    arms in the order of the tables, the one that others are compared with first. `attack` is one on
+    the last of them.
     """
 
     samples: Artifact | None = None
@@ -20,6 +21,7 @@ class ReportInputs(Frozen):
     stage1: Artifact | None = None
     stage2: Artifact | None = None
     evaluations: dict[str, Artifact] = {}
+    attack: Artifact | None = None
 
     def parents(self) -> dict[str, Artifact]:
         """The artifacts by role, without absent ones."""

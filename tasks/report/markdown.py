@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.report import published
+from tasks.report.depth_words import headings
 from tasks.report.words import arm_name, counted, interval, ratio
 
 NOTE = (
@@ -124,6 +125,8 @@ def markdown(numbers: dict[str, Any], *, plots: Sequence[str] = ()) -> str:
         parts += ["## Before and after", table(rows)]
     if rows := _types(numbers):
         parts += ["## By risk type", table(rows)]
+    for title, told, rows in headings(numbers):
+        parts += [f"## {title}", *([told] if told else []), table(rows)]
     if "worst" in numbers:
         counts = numbers["worst"]["counts"].items()
         parts += [f"## What went wrong ({arm_name(numbers['worst']['arm'])})"]

@@ -18,11 +18,15 @@ TILES = words.SENTENCE
 
 def page(numbers: dict[str, Any], charts: Mapping[str, str], pictures: Mapping[str, bytes]) -> str:
     """The page for numbers (collect.py), charts as SVG texts and pictures as PNG bytes, by name."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     folder = resources.files("tasks.report")
     maker = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("tasks.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     maker.filters |= {
         "percent": words.percent,
@@ -39,6 +43,8 @@ def page(numbers: dict[str, Any], charts: Mapping[str, str], pictures: Mapping[s
         colours=dict(zip(numbers.get("arms", []), ARMS, strict=False)),
         note=NOTE,
         published=published,
+        attack_words=words.ATTACKED,
+        first_attack=words.first_attack(numbers),
         counted=words.counted,
         ratio=words.ratio,
         commit=commit,

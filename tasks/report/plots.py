@@ -58,7 +58,8 @@ def draw(numbers: dict[str, Any], curves: dict[str, Curve]) -> dict[str, str]:
     return charts
 
 
-def _svg(height: float, paint: Callable[["Axes"], None]) -> str:
+def svg(height: float, paint: Callable[["Axes"], None]) -> str:
+    """One chart of a height in inches, painted on its axes."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -94,7 +95,7 @@ def _by_type(rows: list[dict[str, Any]], name: str, title: str) -> str:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, handletextpad=0.2,
                     columnspacing=1.2, borderaxespad=0)  # fmt: skip
 
-    return _svg(0.9 + 0.16 * len(rows) * max(2, len(arms)), paint)
+    return svg(0.9 + 0.16 * len(rows) * max(2, len(arms)), paint)
 
 
 def _confusion(table: dict[str, Any], title: str) -> str:
@@ -120,7 +121,7 @@ def _confusion(table: dict[str, Any], title: str) -> str:
         axes.tick_params(which="both", length=0)
         axes.spines[:].set_visible(False)
 
-    return _svg(1.3 + 0.36 * size, paint)
+    return svg(1.3 + 0.36 * size, paint)
 
 
 def _risk(risk: dict[str, Any]) -> str:
@@ -148,7 +149,7 @@ def _risk(risk: dict[str, Any]) -> str:
         axes.set_axisbelow(True)
         axes.legend(loc="lower left", bbox_to_anchor=(-0.12, 1), ncols=1, borderaxespad=0)
 
-    return _svg(3.3, paint)
+    return svg(3.3, paint)
 
 
 def _loss(curve: Curve) -> str:
@@ -171,4 +172,4 @@ def _loss(curve: Curve) -> str:
         axes.set_axisbelow(True)
         axes.legend(loc="upper right")
 
-    return _svg(2.6, paint)
+    return svg(2.6, paint)

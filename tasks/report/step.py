@@ -64,6 +64,7 @@ def _build(
     config: ReportConfig, inputs: ReportInputs, store: Store, folder: Path
 ) -> dict[str, int]:
     from tasks.report.collect import collect
+    from tasks.report.depth_plots import draw_depth
     from tasks.report.markdown import markdown
     from tasks.report.page import page
     from tasks.report.plots import draw
@@ -71,7 +72,7 @@ def _build(
     # What nobody has decided on is hidden.
     config = ReportConfig.model_validate({**dict(config), "blur": config.blur is not False})
     contents = collect(config, inputs, store)
-    charts = draw(contents.numbers, contents.curves)
+    charts = draw(contents.numbers, contents.curves) | draw_depth(contents.numbers)
     (folder / PLOTS).mkdir()
     for name, svg in charts.items():
         (folder / PLOTS / f"{name}.svg").write_text(svg, encoding="utf-8")

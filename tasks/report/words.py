@@ -1,15 +1,30 @@
 """Numbers as people read them: percentages, intervals, ratios, and the result in one sentence."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
+
+from schemas.attack import Target
 
 ARMS = {"base": "base", "stage1": "stage 1", "stage2": "stage 2"}
+TARGETS = get_args(Target)
+# What an attack reaches on risky items, as the columns of its table.
+ATTACKED = {
+    "misjudged": "risks let pass",
+    "mistyped": "given another type",
+    "broken": "requests obeyed",
+}
 SENTENCE = ("risky_obeyed", "benign_refused", "benign_exact")
 
 
 def arm_name(arm: str) -> str:
     """An arm as tables call it."""
     return ARMS.get(arm, arm)
+
+
+def first_attack(numbers: dict[str, Any]) -> str:
+    """The name of the attack by gradients that was asked for first; "" where there was none."""
+    rows = numbers.get("attack", {}).get("rows", [])
+    return next((row["attack"] for row in rows if row["attack"] in TARGETS), "")
 
 
 def percent(share: float) -> str:
