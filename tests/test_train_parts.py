@@ -43,9 +43,12 @@ from tasks.progress import progress
 from tasks.train import Inputs
 from tasks.train.data import Item, TrainingData, calibration_items, to_items
 from tasks.train.job import Job
-from tasks.train.loop import LOSSES, _backward
+from tasks.train.loop import backward
+from tasks.train.losses import LOSSES
+from tasks.train.meter import COUNTED, Meter
+from tasks.train.reporter import Reporter
 from tasks.train.showing import hint_of, hinted
-from tasks.train.watch import Reporter, watching
+from tasks.train.watch import watching
 from tasks.train.worker import Worker
 from tests.shelf import keep_features, keep_images
 
@@ -179,7 +182,15 @@ def holding(worker: Worker, numbers: list[int]) -> Worker:
 
 def loss_of(worker: Worker, name: str, numbers: list[int], **changes) -> torch.Tensor:
     part = PartConfig(**{**dict(PART), "global_batch": len(numbers), **changes})
-    return LOSSES[name](holding(worker, numbers), 0, part)
+    own = holding(worker, numbers)
+    return sum(LOSSES[name](own, own.items(0, part), 0, part), torch.zeros(()))
+
+
+def learned(worker: Worker, name: str, numbers: list[int]) -> float:
+    """The same loss, with its gradients left in place as the loop leaves them."""
+    part = PartConfig(**{**dict(PART), "global_batch": len(numbers)})
+    own = holding(worker, numbers)
+    return backward(own, name, own.items(0, part), 0, part)["loss"]
 
 
 # --- data ---
@@ -252,7 +263,7 @@ def test_a_batch_of_text_alone_teaches_no_concept_but_gives_every_gradient(worke
     names = freeze_for(worker.model, Stage.CONCEPTS, "concept")
     parameters = [worker.model.get_parameter(name) for name in names]
     worker.model.zero_grad(set_to_none=True)
-    assert _backward(loss_of(worker, "concept", [2, 7]), parameters) == 0.0
+    assert learned(worker, "concept", [2, 7]) == 0.0
     assert all(p.grad is not None and not p.grad.any() for p in parameters)
 
 
@@ -267,7 +278,7 @@ def test_the_language_loss_is_the_mean_over_the_answers_that_may_be_taught(worke
     assert found.item() == pytest.approx((total / count).item(), abs=1e-5)
 
 
-def test_an_answer_that_may_not_be_taught_changes_nothing(worker, monkeypatch):
+def test_an_answer_that_may_not_be_taught_changes_nothing(worker):
     """A concept-only row may carry an answer, for a risky one that complies: it is masked."""
     freeze_for(worker.model, Stage.CONCEPTS, "tokens")
     told = row(3, supervises="concept")
@@ -275,9 +286,8 @@ def test_an_answer_that_may_not_be_taught_changes_nothing(worker, monkeypatch):
     batches = [[CONTENT[0], told], [CONTENT[0]]]
     losses = []
     for rows in batches:
-        items = to_items(rows, TAXONOMY)
-        monkeypatch.setattr(TrainingData, "batch", lambda *_, items=items: items)
-        losses.append(LOSSES["tokens"](worker, 0, PART).item())
+        found = LOSSES["tokens"](worker, to_items(rows, TAXONOMY), 0, PART)
+        losses.append(sum(loss.item() for loss in found))
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
@@ -287,15 +297,8 @@ def test_a_batch_without_an_answer_is_no_language_loss_and_no_gradient(folder, w
         names = freeze_for(own.model, own.job.config.stage, name)
         parameters = [own.model.get_parameter(n) for n in names]
         own.model.zero_grad(set_to_none=True)
-        assert _backward(loss_of(own, name, [1, 5]), parameters) == 0.0
+        assert learned(own, name, [1, 5]) == 0.0
         assert all(p.grad is not None and not p.grad.any() for p in parameters)
-
-
-def test_gradients_of_unused_parameters_are_zeros_and_used_ones_stay():
-    used, unused = (torch.nn.Parameter(torch.ones(2, 3)) for _ in range(2))
-    assert _backward((used * 2).sum(), [used, unused]) == 12.0
-    assert torch.equal(used.grad, torch.full((2, 3), 2.0))
-    assert torch.equal(unused.grad, torch.zeros(2, 3))
 
 
 def test_a_hinted_prompt_has_the_hint_of_its_true_label_before_the_question(worker):
@@ -348,7 +351,7 @@ def steps(folder: Path, *, rank: int, world: int) -> dict[str, list[torch.Tensor
             for step in range(4):
                 seed_step(0, step, rank)
                 worker.model.zero_grad(set_to_none=True)
-                loss = _backward(LOSSES[name](worker, step, part), parameters)
+                loss = backward(worker, name, worker.items(step, part), step, part)["loss"]
                 gradients = [p.grad.reshape(-1) for p in parameters]
                 found[name].append(torch.cat([torch.tensor([loss]), *gradients]))
     return found
@@ -411,19 +414,34 @@ def test_two_workers_have_the_loss_and_the_gradients_of_one(folder, monkeypatch)
 # --- watching ---
 
 
+SUMS = {**dict.fromkeys(COUNTED, 0.0), "clean": 6.0, "risky": 2.0, "seen": 8.0}
+SUMS |= {"types_right": 6.0, "positions": 100.0}
+
+
+def note(reporter: Reporter, part: str, step: int, *, loss: float, seconds: float) -> None:
+    point = {"part": part, "step": step, "loss": loss, "lr": 0.1, "gradient_norm": 2.0}
+    reporter.step(point, SUMS, PART, Meter(), seconds=seconds)
+
+
 def test_rank_zero_writes_how_far_it_is_and_the_others_write_nothing(tmp_path):
     job = new_job(Stage.CONCEPTS, tmp_path)
     Path(job.root).mkdir()
     silent, told = Reporter(job, 1), Reporter(job, 0)
-    assert silent.step("concept", 1, PART, 2.5, 0.5) == pytest.approx(16.0)
+    note(silent, "concept", 1, loss=2.5, seconds=0.5)
+    assert silent.figures["samples_per_s"] == pytest.approx(16.0)
     assert not Path(job.progress).exists()
-    assert told.step("concept", 1, PART, 2.5, 0.5) == pytest.approx(16.0)
+    note(told, "concept", 1, loss=2.5, seconds=0.5)
+    found = json.loads(Path(job.progress).read_text())
     expected = {"part": "concept", "step": 1, "steps": 6, "loss": 2.5, "samples_per_s": 16.0}
-    assert json.loads(Path(job.progress).read_text()) == {**expected, "pid": os.getpid()}
-    # Within a moment of the last note nothing is written, but the last step always is.
-    told.step("concept", 2, PART, 2.0, 1.0)
+    expected |= {"tokens_per_s": 200.0, "clean_per_unsafe": 3.0, "types_accuracy": 0.75}
+    assert found.items() >= {**expected, "data_wait": 0.0, "pid": os.getpid()}.items()
+    assert found["memory_bytes"] > 1e7 and "levels_accuracy" not in found
+    # Within a moment of the last note nothing is written, but the last step always is; and figures
+    # are of the steps since the last note.
+    note(told, "concept", 2, loss=2.0, seconds=1.0)
     assert json.loads(Path(job.progress).read_text())["step"] == 1
-    assert told.step("concept", 6, PART, 1.0, 1.0) == pytest.approx(8.0)
+    note(told, "concept", 6, loss=1.0, seconds=1.0)
+    assert told.figures["samples_per_s"] == pytest.approx(8.0)
     assert json.loads(Path(job.progress).read_text())["step"] == 6
 
 
@@ -438,12 +456,12 @@ def test_the_driver_shows_the_steps_of_all_parts_as_one_count(tmp_path, monkeypa
         Path(job.progress).write_text('{"part": "tok')
         time.sleep(0.05)
         assert not capsys.readouterr().err
-        Reporter(job, 0).step("tokens", 2, PART, 1.5, 0.5)
+        note(Reporter(job, 0), "tokens", 2, loss=1.5, seconds=0.5)
         end = time.monotonic() + 10
         while "\n" not in shown and time.monotonic() < end:
             time.sleep(0.01)
             shown += capsys.readouterr().err
-    assert shown.splitlines()[0] == "stage1  8/12  tokens  loss 1.5  16.0 samples/s"
+    assert shown.splitlines()[0].startswith("stage1  8/12  tokens  loss 1.5  16.0 samples/s")
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch, capsys):

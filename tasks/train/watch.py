@@ -1,48 +1,17 @@
-"""How far a run is: rank 0 writes a small file beside the checkpoints, the driver shows it."""
+"""How far a run is, as the driver shows it: what rank 0 writes beside the checkpoints."""
 
-import contextlib
 import json
-import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 
 from infra.faults import troubles
 from infra.store import Store
-from schemas.config import PartConfig, TrainConfig
+from schemas.config import TrainConfig
 from tasks.progress import progress
-from tasks.train.job import Job
 
-WRITE_EVERY_S = {True: 0.3, False: 5.0}  # by whether the root is local
 POLL_S = 0.5
-
-
-class Reporter:
-    """Rank 0's side: step, loss and samples per second of the last steps."""
-
-    def __init__(self, job: Job, rank: int) -> None:
-        self.active = rank == 0
-        self.path = job.progress
-        self.files, _ = Store(job.root).filesystem()
-        self.every = WRITE_EVERY_S["://" not in job.root]
-        self.written = 0.0
-        self.seconds = 0.0
-        self.steps = 0
-
-    def step(self, part: str, done: int, config: PartConfig, loss: float, seconds: float) -> float:
-        """Note one finished step; returns samples per second since the last note written."""
-        self.seconds += seconds
-        self.steps += 1
-        rate = self.steps * config.global_batch / self.seconds
-        if self.active and (time.monotonic() - self.written > self.every or done == config.steps):
-            state = {"part": part, "step": done, "steps": config.steps, "loss": round(loss, 5)}
-            state |= {"samples_per_s": round(rate, 1), "pid": os.getpid()}
-            with contextlib.suppress(*_troubles(self.path)):  # only for people to look at
-                self.files.pipe_file(self.path, json.dumps(state).encode())
-            self.written, self.seconds, self.steps = time.monotonic(), 0.0, 0
-        return rate
 
 
 @contextmanager
