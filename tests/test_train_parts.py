@@ -1,11 +1,12 @@
 """Training's parts: what a batch holds, what each loss counts, and that workers add up to one.
 
-Run as a script, this file is the second worker of the test with two (see `_second_worker`).
+Run as a script, this file is all workers of the tests with several (see `_all_workers`).
 """
 
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -44,7 +45,7 @@ from tasks.train import Inputs
 from tasks.train.data import Item, TrainingData, calibration_items, to_items
 from tasks.train.job import Job
 from tasks.train.loop import backward
-from tasks.train.losses import LOSSES
+from tasks.train.losses import LOSSES, cut
 from tasks.train.meter import COUNTED, Meter
 from tasks.train.reporter import Reporter
 from tasks.train.showing import hint_of, hinted
@@ -335,16 +336,22 @@ def test_which_prompts_are_hinted_is_drawn_anew_for_every_step_and_by_hash_alone
     assert set(drawn(item, 1.0)) == {True} and set(drawn(item, 0.0)) == {False}
 
 
-# --- two workers ---
+# --- several workers, and micro-batches ---
+
+# Workers by the items that each of them takes at a time: a global batch of 8 in all of them.
+WORLDS = {1: 8, 2: 4, 4: 2}
 
 
-def steps(folder: Path, *, rank: int, world: int) -> dict[str, list[torch.Tensor]]:
+def steps(
+    folder: Path, *, rank: int, world: int, micro: int | None
+) -> dict[str, list[torch.Tensor]]:
     """Per part: loss and gradients of some steps, as the loop computes them."""
     found = {}
     for stage, parts in PARTS.items():
         worker = new_worker(folder, stage, rank=rank, world=world)
         worker.model.train()
-        for name, part in parts.items():
+        for name, settings in parts.items():
+            part = PartConfig(**{**dict(settings), "micro_batch": micro})
             names = freeze_for(worker.model, stage, name)
             parameters = [worker.model.get_parameter(n) for n in names]
             found[name] = []
@@ -357,58 +364,85 @@ def steps(folder: Path, *, rank: int, world: int) -> dict[str, list[torch.Tensor
     return found
 
 
-def _meet(folder: Path, rank: int) -> None:
+def _one_of(folder: Path, rank: int, world: int) -> None:
+    """What one of several workers runs; each leaves what it found."""
     dist.init_process_group(
         "gloo",
-        init_method=f"file://{folder}/meeting",
+        init_method=f"file://{folder}/meeting-{world}",
         rank=rank,
-        world_size=2,
+        world_size=world,
         timeout=timedelta(seconds=90),
     )
-
-
-def _second_worker(folder: Path) -> None:
-    """What the second process of the test runs."""
-    _meet(folder, rank=1)
-    torch.save(steps(folder, rank=1, world=2), folder / "second.pt")
+    found = steps(folder, rank=rank, world=world, micro=WORLDS[world])
+    torch.save(found, folder / f"{world}-{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_workers_have_the_loss_and_the_gradients_of_one(folder, monkeypatch):
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    data = new_data(folder)
-    halves = [[data.batch(step, 8, rank, 2) for rank in (0, 1)] for step in range(4)]
-    uneven = [
-        [sum(i.image_id is not None for i in half) for half in pair]
-        + [sum(i.teaches_language for i in half) for half in pair]
-        for pair in halves
-    ]
-    # A mean of the workers' means would be wrong here.
-    assert any(a != b for a, b, _, _ in uneven) and any(c != d for _, _, c, d in uneven)
-    alone = steps(folder, rank=0, world=1)
-    other = subprocess.Popen(
-        [sys.executable, __file__, str(folder)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+def _all_workers(folder: Path) -> None:
+    """What the process of the test runs: it imports all once, and its forks are the workers."""
+    for world in list(WORLDS)[1:]:
+        fork = multiprocessing.get_context("fork")
+        workers = [fork.Process(target=_one_of, args=(folder, r, world)) for r in range(world)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(90)
+        if any(worker.exitcode for worker in workers):
+            sys.exit(f"of {world} workers: {[worker.exitcode for worker in workers]}")
+
+
+@pytest.fixture(scope="module")
+def found(folder) -> dict[tuple[int, int], dict[str, list[torch.Tensor]]]:
+    """What every worker of every world has found."""
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    settings["GLOO_SOCKET_IFNAME"] = "lo"
+    new_data(folder)  # one writer
+    script = [sys.executable, __file__, str(folder)]
+    done = subprocess.run(
+        script, env={**os.environ, **settings}, stderr=subprocess.PIPE, text=True, check=False
     )
-    try:
-        _meet(folder, rank=0)
-        first = steps(folder, rank=0, world=2)
-        assert other.wait(60) == 0, other.stderr.read()
-    finally:
-        if dist.is_initialized():  # else the other tests would wait for a worker that is gone
-            dist.destroy_process_group()
-        other.kill()
-        other.communicate()
-    second = torch.load(folder / "second.pt")
-    for name, expected in alone.items():
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [(world, rank) for world in list(WORLDS)[1:] for rank in range(world)]
+    alone = {(1, 0): steps(folder, rank=0, world=1, micro=None)}
+    return {**alone, **{at: torch.load(folder / f"{at[0]}-{at[1]}.pt") for at in ranks}}
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_more_workers_with_fewer_items_at_a_time_have_the_loss_and_the_gradients_of_one(
+    world, folder, found
+):
+    data = new_data(folder)
+    shares = [[data.batch(step, 8, rank, world) for rank in range(world)] for step in range(4)]
+    with_image = [[sum(i.image_id is not None for i in one) for one in step] for step in shares]
+    taught = [[sum(i.teaches_language for i in one) for one in step] for step in shares]
+    # A mean of the workers' means would be wrong here.
+    assert any(len(set(step)) > 1 for step in with_image + taught)
+    for name, expected in found[1, 0].items():
         assert len(expected) == 4 and all(float(e[0]) > 0 for e in expected)
-        for one, mine, theirs in zip(expected, first[name], second[name], strict=True):
-            assert torch.equal(mine, theirs)
-            assert float(mine[0]) == pytest.approx(float(one[0]), abs=1e-4)
-            assert torch.allclose(mine, one, atol=1e-4, rtol=1e-3)
+        for step, one in enumerate(expected):
+            mine = [found[world, rank][name][step] for rank in range(world)]
+            assert all(torch.equal(mine[0], theirs) for theirs in mine)
+            assert float(mine[0][0]) == pytest.approx(float(one[0]), rel=1e-6)
+            assert torch.allclose(mine[0][1:], one[1:], atol=1e-5, rtol=1e-4)
             assert one[1:].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("micro", [1, 3, 4])
+def test_micro_batches_of_any_size_have_the_loss_and_the_gradients_of_the_whole(
+    micro, folder, found
+):
+    pieces = steps(folder, rank=0, world=1, micro=micro)
+    for name, expected in found[1, 0].items():
+        for one, other in zip(expected, pieces[name], strict=True):
+            assert float(other[0]) == pytest.approx(float(one[0]), rel=1e-6)
+            assert torch.allclose(other[1:], one[1:], atol=1e-5, rtol=1e-4)
+
+
+def test_micro_batches_begin_with_the_longest_items_and_a_whole_batch_keeps_its_order():
+    lengths = [3, 9, 1, 9, 5]
+    assert cut(lengths, 2) == [[1, 3], [4, 0], [2]]
+    assert cut(lengths, None) == cut(lengths, 5) == [[0, 1, 2, 3, 4]]
+    assert cut([], 2) == cut([], None) == []
 
 
 # --- watching ---
@@ -621,4 +655,4 @@ def test_a_question_is_what_the_user_says_first():
 
 
 if __name__ == "__main__":
-    _second_worker(Path(sys.argv[1]))
+    _all_workers(Path(sys.argv[1]))

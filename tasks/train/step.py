@@ -10,6 +10,7 @@ from typing import Any
 
 from infra import ray_cluster
 from infra.fingerprint import content_hash, fingerprint
+from infra.registry import Live
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import TrainConfig
@@ -74,7 +75,8 @@ def _build(job: Job, store: Store, run: str, folder: Path, address: str) -> dict
     cluster = ray_cluster.join(address, cpus=job.config.workers)
     if cluster.dashboard:
         say(f"ray dashboard  {cluster.dashboard}")
-    with watching(store, job.progress, job.config):
+    live = Live(key=run.rpartition("-")[2], name=job.config.stage.value)
+    with watching(store, job.progress, job.config, live):
         result = fit(job, store, run, use_gpu=cluster.gpus >= job.config.workers)
     if result.checkpoint is None:
         raise TrainingError(f"run {run} ended without a checkpoint")
