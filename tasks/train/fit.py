@@ -1,6 +1,5 @@
 """One Ray Train run as its driver sees it: started, waited for, asked to stop, its errors told."""
 
-import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra import ray_cluster
+from infra.files import Files
 from infra.store import Store
 from schemas.errors import ConfigError, DataError, PsavlmError, StoppedError, TrainingError
 from tasks.progress import say
@@ -81,9 +81,8 @@ def fit(job: Job, store: Store, run: str, *, use_gpu: bool) -> "Result":
 
 def _with_a_last_word(call: "Callable[[], Result]", job: Job, store: Store) -> "Result":
     """Wait for a run in a thread of its own, so that a signal's exception is ours to handle."""
-    files, _ = store.filesystem()
-    with contextlib.suppress(FileNotFoundError):
-        files.rm_file(job.stop)  # of a run that was stopped before
+    files, stop = Files.at(store.root), job.stop.removeprefix(f"{store.root}/")
+    files.remove(stop)  # of a run that was stopped before
     outcome: Future[Result] = Future()
 
     def work() -> None:
@@ -99,7 +98,7 @@ def _with_a_last_word(call: "Callable[[], Result]", job: Job, store: Store) -> "
         if not outcome.done():  # not the run's own error
             stage = job.config.stage.value
             say(f"{stage}: asked to end; waiting for a checkpoint")
-            files.pipe_file(job.stop, b"")
+            files.put(stop, b"", fresh=False)
             wait([outcome], timeout=GRACE_S)
             say(f"{stage}: {'stopped; ' if outcome.done() else ''}the same command goes on")
         raise
