@@ -6,6 +6,7 @@ HTTP pages listen on 127.0.0.1. Ray's internal ports listen on all interfaces an
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -61,6 +62,7 @@ def join(address: str = "", *, cpus: int, state: Path = Path(".psavlm")) -> Clus
 
         if not ray.is_initialized():
             _start(address or os.environ.get(OWN, ""), cpus)
+            _keep_sigterm()
         _check_size(cpus)
     url = ray.worker.get_dashboard_url()
     return Cluster(
@@ -146,6 +148,13 @@ def _start(address: str, cpus: int) -> None:
         ray.init(address=address, **quiet)
     except (ConnectionError, ValueError) as error:
         raise _nobody(address, f"{error}; is its token the one of RAY_AUTH_TOKEN_PATH?") from error
+
+
+def _keep_sigterm() -> None:
+    """Let SIGTERM mean what it meant before: Ray's own handler prints a stack and aborts."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager

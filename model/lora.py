@@ -39,6 +39,9 @@ def add_lora(backbone: Backbone, method: MethodConfig, *, seed: int = 0) -> None
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inject_adapter_in_model(config, backbone.vlm, adapter_name=ADAPTER)
+    if backbone.dtype.itemsize < torch.float32.itemsize:
+        for parameter in lora_parameters(backbone).values():
+            parameter.data = parameter.data.float()  # peft gives them the base's type
 
 
 def lora_parameters(backbone: Backbone) -> dict[str, nn.Parameter]:

@@ -279,11 +279,13 @@ class PartConfig(Frozen):
     hint, the concept's tokens or both, as in inference; the papers train without (METHOD.md
     section 3). With concept tokens, `force_share` of all items are told a random concept instead
     and taught the refusal of an item that has it (section 7.5); types in `never_forced` are left
-    out of that.
+    out of that. `micro_batch`: at most so many items of a worker's share go through the model at a
+    time, sorted by length; left out, the whole share does.
     """
 
     steps: Count
     global_batch: Count
+    micro_batch: Count | None = None
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -300,6 +302,9 @@ class TrainConfig(Frozen):
     in the concept loss, or `balanced` by how often each occurs in the training order.
     `false_positive_budget` is the share of clean calibration items that the guard may flag;
     `held_out` ones are not among them.
+    `precision`: of products; in bf16 a frozen base is kept in bf16 too, what trains never is.
+    `recompute`: what the language model's layers compute again in the backward pass to save
+    memory: nothing, all that is `cheap` (no matrix product), or `all`.
     """
 
     stage: Stage
@@ -310,6 +315,8 @@ class TrainConfig(Frozen):
     class_weights: Literal["equal", "balanced"] = "equal"
     false_positive_budget: Fraction = 0.01
     max_text_tokens: Count = 512
+    precision: Literal["fp32", "bf16"] = "fp32"
+    recompute: Literal["none", "cheap", "all"] = "none"
     checkpoint_every: Count = 50
     workers: Count = 2
     max_failures: Annotated[int, Field(ge=0)] = 3

@@ -38,9 +38,9 @@ from tasks.tiny_world.scenes import RISK_OF, Kind, make_scene
 from tasks.train import Inputs
 from tasks.train.data import TrainingData
 from tasks.train.job import Job
-from tasks.train.loop import LOSSES, _backward
+from tasks.train.loop import backward
+from tasks.train.reporter import Reporter
 from tasks.train.saving import _calibrate
-from tasks.train.watch import Reporter
 from tasks.train.worker import Worker, _load
 from tests.benchmarks.record import record
 from tests.test_methods import MADE_OF
@@ -272,7 +272,7 @@ def _train_part(worker: Worker, name: str) -> None:
     for step in range(part.steps):
         seed_step(worker.job.config.seed, step, 0)
         optimizer.zero_grad(set_to_none=True)
-        loss = _backward(LOSSES[name](worker, step, part), parameters)
+        loss = backward(worker, name, worker.items(step, part), step, part)["loss"]
         apply_gradients(loss, optimizer, step=step, part=part)
     worker.model.eval()
 

@@ -467,7 +467,7 @@ def test_a_whole_run_has_every_section(folder):
                 "training",
                 "data",
                 "origin",
-            },
+            },  # fmt: skip
         ),
         (
             ("samples", "labelled", "concepts", "aligned", "features", "stage1", "stage2"),
