@@ -50,7 +50,7 @@ def recompute(backbone: Backbone, what: str) -> None:
     settings: dict[str, Any] = {"use_reentrant": False}
     if what == "cheap":
         settings["context_fn"] = partial(create_selective_checkpoint_contexts, _kept)
-    language = backbone.llava.model.language_model
+    language = backbone.vlm.model.language_model
     language.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
 
 

@@ -152,7 +152,7 @@ def test_half_precision_keeps_what_trains_in_full_and_stays_near_it(folder, seco
     loss, gradients = learned(second)
     half = with_config(new_worker(folder, Stage.ALIGNMENT), precision="bf16")
     assert base_type(half.job.config) is torch.bfloat16
-    half.model.backbone.llava.to(torch.bfloat16)
+    half.model.backbone.vlm.to(torch.bfloat16)
     for name, parameter in half.model.named_parameters():
         if ".lora_" in name:
             parameter.data = second.model.get_parameter(name).data.clone()
@@ -196,7 +196,7 @@ def test_the_rehearsal_runs_that_batch_leaves_no_trace_and_counts_its_operations
     assert all(p.grad is None for p in worker.model.parameters())
     assert not worker.trained and not worker.losses
     # At least a product forward and one backward with each weight of the language model.
-    layers = worker.model.backbone.llava.model.language_model.layers
+    layers = worker.model.backbone.vlm.model.language_model.layers
     weights = sum(p.numel() for p in layers.parameters() if not p.requires_grad and p.ndim == 2)
     assert 4 * weights < worker.meter.flops < 12 * weights
     assert worker.meter.peak > 1e8
