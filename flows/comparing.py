@@ -11,7 +11,7 @@ from schemas.decision import Version
 from schemas.errors import ConfigError, StorageError
 from tasks.card import Scored
 from tasks.compare import answered, chosen_items, compare_models, find_side, history_table
-from tasks.compare.sides import Asking, Side
+from tasks.compare.sides import Asking, Side, find_sides
 
 
 def compare_sides(
@@ -37,7 +37,7 @@ def both_answers(
     names: tuple[str, str], items: str, config: PipelineConfig, *, do: Do, store: Store
 ) -> tuple[tuple[Side, Side], tuple[Artifact, Artifact], Artifact]:
     """Both sides, their judged answers, and the items; as `compare_sides`."""
-    old, new = (find_side(name, store=store) for name in names)
+    old, new = find_sides(names, store=store)
     labelled = chosen_items(items, (old, new))
     if labelled is None:
         labelled = up_to(pipeline(config, store=store, do=do), "validate")["validate"]

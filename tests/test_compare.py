@@ -24,6 +24,7 @@ from tasks.base_model import FOLDER
 from tasks.compare import find_side, read_past
 from tasks.compare.endpoint import ask_endpoint
 from tasks.compare.lines import holm, two_sided
+from tasks.compare.sides import find_sides
 from tasks.compare.step import check_same, compared, verdict, write
 from tasks.compare.tables import by_type, rates
 from tasks.evaluate.intervals import clustered_mean, paired_mean
@@ -231,6 +232,15 @@ def test_a_hugging_face_folder_answers_as_the_artifact_of_it(made, alone):
     )
     assert {change["old"] == change["new"] for change in line["changes"]} == {True}
     assert str(folder.parent) not in json.dumps(line)
+
+
+def test_base_is_the_base_of_the_other_model(made, alone):
+    store = Store(root_of(made))
+    old, new = find_sides(("base", made.stage2.uri), store=store)
+    assert (old.base, old.model) == (new.base, None)
+    for names in (("base", "base"), ("base", "https://host/v1#abc")):
+        with pytest.raises(ConfigError, match="`base` is the base of the other model"):
+            find_sides(names, store=store)
 
 
 def test_what_is_no_model_is_told(made, alone):

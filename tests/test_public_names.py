@@ -64,6 +64,8 @@ from tasks.ablation.held_out import held_out_schema
 from tasks.ablation.table import table_schema
 from tasks.benchmarks.registry import BENCHMARKS
 from tasks.examine.rows import ROWS as BENCHMARK_ROWS
+from tasks.review.export import Key
+from tasks.review.votes import Review
 from tasks.sources import READERS
 from tasks.sources.fields import FIELDS
 from tasks.validate.rules import rules
@@ -93,6 +95,20 @@ OPTIONS = {
     "doctor": {"--root", "--json"},
     "compare": {"old", "new", "--items", "--preset", "--root", "--json"},
     "history": {"--items", "--preset", "--root", "--json"},
+    "card": {"--model", "--artifact", "--out", "--items", "--preset", "--root", "--json"},
+    "review": {
+        "old",
+        "new",
+        "--out",
+        "--key",
+        "--count",
+        "--blur",
+        "--items",
+        "--preset",
+        "--root",
+        "--json",
+    },
+    "reviewed": {"key", "sheets", "--json"},
     "sources": {"--json"},
     "audit": STEP_OPTIONS | {"--model", "--artifact", "--split", "--margin", "--images", "--blur"},
     "benchmark": {
@@ -264,6 +280,11 @@ RECORDS = {
     Line: [
         "name", "what", "judge", "n", "old", "new", "difference", "low", "high", "effect", "p",
         "p_holm", "mark",
+    ],
+    Key: ["format", "old", "new", "secret", "items"],
+    Review: [
+        "old", "new", "items", "new_better", "old_better", "ties", "p", "difference", "low", "high",
+        "reviewers", "judged_twice", "agreement", "kappa",
     ],
     Mean: ["name", "what", "n", "old", "new", "difference", "low", "high"],
     Change: ["kind", "old", "new", "n"],

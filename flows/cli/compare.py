@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "a registered model (champion, previous, a version), an artifact's address, a Hugging Face "
-    "folder, or https://host/v1#model"
+    "folder, https://host/v1#model, or base: the other one's"
 )
 Items = Annotated[
     str,

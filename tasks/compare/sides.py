@@ -18,7 +18,7 @@ from tasks.evaluate import evaluate
 
 Do = Callable[..., Artifact]
 SETTINGS, BASE = "config.json", "base_model"
-SHORT = 10
+SHORT, OWN_BASE = 10, "base"
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,25 @@ class Asking:
     labelled: Artifact
     store: Store
     do: Do
+
+
+def find_sides(names: tuple[str, str], *, store: Store) -> tuple[Side, Side]:
+    """Both models; `base` is the base of the other one.
+
+    Raises:
+        ConfigError: no such models, or `base` of one that has none.
+        StorageError: an artifact is not there.
+    """
+    found = {name: find_side(name, store=store) for name in names if name != OWN_BASE}
+    if OWN_BASE in names:
+        base = next((side.base for side in found.values()), None)
+        if base is None:
+            raise ConfigError(
+                f"{names[0]!r} against {names[1]!r}: `base` is the base of the other model, which "
+                "must be one that lies in a store"
+            )
+        found[OWN_BASE] = Side(OWN_BASE, base=base)
+    return found[names[0]], found[names[1]]
 
 
 def find_side(name: str, *, store: Store) -> Side:

@@ -14,7 +14,7 @@ import numpy as np
 from schemas.decision import Check
 from schemas.gate import GateConfig
 from schemas.report import METRICS, Metric
-from tasks.evaluate.intervals import rate
+from tasks.evaluate.intervals import wilson
 from tasks.promote.paired import Pairs
 from tasks.promote.questions import JOINED, NEAR, QUESTIONS, Question, Rows
 
@@ -68,7 +68,11 @@ class _Seen:
         second = np.array([question.hit(other) for _, other in kept], dtype=bool)
         pairs = Pairs.of(first, second, np.array([one["group_id"] for one, _ in kept]))
         low, high = pairs.interval(alpha)
-        return cls(pairs, rate(first), rate(second), low, high)
+        # As `rate` of an evaluation says it, without the exact test that comes with scipy's.
+        rates = (
+            wilson(float(own.mean()) if len(own) else 0.0, len(own)) for own in (first, second)
+        )
+        return cls(pairs, *rates, low, high)
 
     def check(self, name: str, *, against: str, **verdict: Any) -> Check:
         return Check(
