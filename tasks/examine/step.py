@@ -65,6 +65,12 @@ def prepared(config: BenchmarkConfig, responder: Responder) -> Examination:
             f"--rule {rule!r}: {config.name} counts by {', '.join(benchmark.rules)}; "
             "psavlm benchmark --json tells what each does"
         )
+    if rule in benchmark.ranked_by and not responder.ranks:
+        others = [name for name in benchmark.rules if name not in benchmark.ranked_by]
+        raise ConfigError(
+            f"by rule {rule!r} {config.name} ranks the losses of options, which an endpoint does "
+            f"not tell: choose --rule {' or '.join(others)}"
+        )
     data = Data(config.name, config.data, benchmark.layout)
     words = (config.judge, config.second_judge)
     if config.rubric and not any("://" in word for word in words):
