@@ -1,4 +1,4 @@
-"""The option that a model finds likeliest: each one's mean loss as the answer, the smallest wins."""
+"""The option that a model finds likeliest: each one's mean loss as the answer; the least wins."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
