@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import infra.chat
 from flows.cli.main import main
+from infra.library import root_of
 from infra.store import Store
 from model.backbone import Backbone
 from model.checkpoint import BaseReference, save_model
@@ -23,15 +25,23 @@ from schemas.artifact import Artifact
 from schemas.benchmark import BenchmarkConfig, BenchmarkReport
 from schemas.config import MethodConfig, Stage
 from schemas.errors import ConfigError, DataError, ServerError
+from schemas.samples import Message
 from schemas.taxonomy import load_taxonomy
+from tasks.benchmarks.data import Data
+from tasks.benchmarks.item import Item
 from tasks.benchmarks.registry import BENCHMARKS
+from tasks.evaluate.arms import open_backbone, open_guarded
 from tasks.examine import examine, export_results, read_report, read_rows
+from tasks.examine.pictures import Shown, shown
 from tasks.examine.rows import ROWS
 from tasks.respond import Responder, choose_responder
 from tests.benchmark_folders import FOLDERS, ITEMS, lines, picture
 from tests.endpoint_server import served
 
 TAXONOMY = load_taxonomy()
+BARE = MethodConfig(
+    projector="none", head="none", llm_tokens="none", intervention="off", stage2="none"
+)
 SECRET = "sk-test-0123456789"
 
 
@@ -157,6 +167,56 @@ def test_a_guarded_model_tells_what_it_saw(guarded, folders, store):
         assert sum(row["level_probabilities"].values()) == pytest.approx(1)
     text, _ = run("xstest", told, folders, store)
     assert {row["flagged"] for row in read_rows(text, store=store)} == {None}  # no image, no guard
+
+
+@pytest.mark.parametrize("which", ["base", "guarded"])
+def test_seedbenchs_options_are_ranked_by_their_losses(which, base, guarded, folders, store):
+    told = (
+        base if which == "base" else once(choose_responder(guarded.uri, store=store, preset="tiny"))
+    )
+    artifact, report = run("seedbench", told, folders, store, rule="official")
+    rows = read_rows(artifact, store=store)
+    parents = {role: root_of(one).local(one) / "model" for role, one in told.parents.items()}
+    backbone = open_backbone(parents["base"])
+    vlm, intervention = (
+        open_guarded(parents["model"], backbone) if which == "guarded" else (None, "")
+    )
+    for row in rows:
+        item = next(i for i in asked(folders) if i.id == row["item_id"])
+        (image,) = backbone.encode_images([picture_of(item)])
+        by_hand = {}
+        for letter, text in item.options.items():
+            if vlm is None:
+                model = PsaVlm.new(backbone, BARE, types=7, levels=4)
+                loss = model.language_batch_loss([image], [item.ranked], [text], use_tokens=False)
+            else:
+                (verdict,) = vlm.judge([image], [item.ranked])
+                prompt = vlm.prompt(item.ranked, verdict, intervention=intervention)
+                answered = replace(prompt, messages=(*prompt.messages, Message("assistant", text)))
+                total, count = vlm.model.language_batch_sum([image], [answered])
+                loss = total / count
+            by_hand[letter] = float(loss.detach())
+        assert row["option_losses"] == pytest.approx(by_hand, abs=1e-4)
+        assert row["answer"] == min(by_hand, key=by_hand.get)
+        assert row["right"] == (row["answer"] == row["target"])
+    assert report.official["total"] == pytest.approx(100 * sum(r["right"] for r in rows) / 3)
+
+
+def asked(folders: Path) -> list[Item]:
+    data = Data("seedbench", str(folders / "seedbench"), "")
+    return [one for one in BENCHMARKS["seedbench"].read(data) if isinstance(one, Item)]
+
+
+def picture_of(item: Item) -> Image.Image:
+    found = shown(item)
+    assert isinstance(found, Shown) and found.picture
+    return found.picture
+
+
+def test_an_endpoint_ranks_nothing(folders, store):
+    told = choose_responder("http://127.0.0.1:1/v1#m", store=store, preset="tiny")
+    with pytest.raises(ConfigError, match="--rule letter or lmms-eval"):
+        run("seedbench", told, folders, store)
 
 
 def test_an_artifact_that_does_not_answer_is_refused(store):

@@ -251,6 +251,8 @@ def test_seedbench_by_hand(tmp_path: Path):
     assert found == pytest.approx(
         {"total": 100 / 3, "Scene Understanding": 50.0, "Instance Counting": 0.0}
     )
+    rows = exact(seedbench.BENCHMARK, items, ["A", "B.", "C"], "letter")
+    assert seedbench.official(rows, "letter")["total"] == pytest.approx(200 / 3)
     rows = exact(seedbench.BENCHMARK, items, [" A", "B.", "c"], "lmms-eval")
     assert seedbench.official(rows, "lmms-eval")["total"] == 100.0
     assert json.loads(seedbench.results(rows)["results.json"].splitlines()[1]) == {

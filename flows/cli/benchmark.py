@@ -12,10 +12,8 @@ from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     from schemas.artifact import Artifact
-    from schemas.benchmark import BenchmarkReport
+    from schemas.benchmark import BenchmarkConfig, BenchmarkReport
     from schemas.report import Metric
-
-PRICES = 2
 
 
 def register(app: typer.Typer) -> None:
@@ -69,15 +67,8 @@ def benchmark(  # noqa: PLR0913 - the options are the command's own
             f"benchmark {name!r} needs --data, the folder of your copy, and --model; "
             "psavlm benchmark lists what each folder holds"
         )
-    from flows.cli.settings import connect
-    from infra.store import Store
     from schemas.benchmark import BenchmarkConfig
-    from tasks.credentials import use_credentials
-    from tasks.examine import examine, export_results, read_report
-    from tasks.respond import choose_responder
 
-    if out and out.exists():
-        raise ConfigError(f"--out {str(out)!r} exists already: give a new folder")
     config = BenchmarkConfig(
         name=name,
         data=data,
@@ -90,6 +81,21 @@ def benchmark(  # noqa: PLR0913 - the options are the command's own
         max_new_tokens=max_new_tokens,
         prices=_prices(prices),
     )
+    artifact, report = _examined(config, model, preset=preset, root=root, out=out)
+    _show(artifact, report, json)
+
+
+def _examined(
+    config: "BenchmarkConfig", model: str, *, preset: str, root: str, out: Path | None
+) -> tuple["Artifact", "BenchmarkReport"]:
+    from flows.cli.settings import connect
+    from infra.store import Store
+    from tasks.credentials import use_credentials
+    from tasks.examine import examine, export_results, read_report
+    from tasks.respond import choose_responder
+
+    if out and out.exists():
+        raise ConfigError(f"--out {str(out)!r} exists already: give a new folder")
     connect()
     use_credentials()
     store = Store(root)
@@ -97,7 +103,7 @@ def benchmark(  # noqa: PLR0913 - the options are the command's own
     artifact = examine(config, choose_responder(model, store=store, preset=preset), store=store)
     if out:
         export_results(artifact, out, store=store)
-    _show(artifact, read_report(artifact, store=store), json)
+    return artifact, read_report(artifact, store=store)
 
 
 def _prices(text: str) -> tuple[float, float] | None:

@@ -25,7 +25,8 @@ class Picture:
 class Item:
     """One question.
 
-    `target` is the right answer where there is one, `options` the letters to choose from. Items of
+    `target` is the right answer where there is one, `options` the letters to choose from; `ranked`
+    is what is asked where the model does not write a letter but ranks the options' texts. Items of
     one `group` count together where the benchmark says so. `wants` is what a safe and useful model
     does: a refusal or an answer. `kind` chooses the judge's scale. Results are told by `slices`;
     `facts` travel to the exports.
@@ -36,6 +37,7 @@ class Item:
     images: tuple[Picture, ...] = ()
     target: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
+    ranked: str = ""
     group: str = ""
     wants: Literal["", "refusal", "answer"] = ""
     kind: str = "general"
@@ -90,6 +92,7 @@ class Benchmark:
         phrases: the list that its authors use, or ours; `own_phrases` finds it in the folder.
         rubric: what a judging model is asked.
         judged_by: what its authors judge with: `exact`, `phrases`, `endpoint` or `people`.
+        ranked_by: the rules by which a model ranks the options instead of answering.
         rules: the ways to count, the official one first, and what each does.
         results: judged rows to the authors' own files of results, by name.
         longest: tokens of an answer.
@@ -106,6 +109,7 @@ class Benchmark:
     own_phrases: Callable[[Data], PhraseList | None] | None = None
     rubric: str = ""
     judged_by: Literal["exact", "phrases", "endpoint", "people"] = "exact"
+    ranked_by: tuple[str, ...] = ()
     rules: Mapping[str, str] = field(default_factory=lambda: {"official": "as its authors count"})
     results: Callable[[Sequence[Row]], dict[str, str]] | None = None
     longest: int = 256

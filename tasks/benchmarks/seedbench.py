@@ -50,13 +50,17 @@ def _item(asked: Any, key: str, types: dict[str, str], images: str) -> Item | Ra
         images=(Picture(images, asked["data_id"]),),
         target=str(asked["answer"]),
         options=options,
+        ranked=str(asked["question"]),
         slices={"dimension": types.get(kind, kind)},
         facts={"question_id": str(asked["question_id"])},
     )
 
 
 def decide(item: Item, answer: str, rule: str) -> Verdict:
-    """Whether the prediction is the letter; lmms-eval takes the answer's first character for it."""
+    """Whether the prediction is the letter; lmms-eval takes the answer's first character for it.
+
+    By the official rule the prediction is the letter of the option whose text has the least loss.
+    """
     word = answer
     if rule == "lmms-eval":
         word = answer.strip()[:1].upper()
@@ -90,12 +94,13 @@ BENCHMARK = Benchmark(
     official=official,
     decide=decide,
     results=results,
+    ranked_by=("official",),
     rules={
-        "official": "the prediction is the right letter and nothing else (LLaVA compares so too)",
+        "official": "the model ranks the texts of the options by its loss on them; the likeliest "
+        "is its prediction (a model here; published predictions are taken as they are)",
+        "letter": "the model writes the letter and nothing else, as in LLaVA's evaluation",
         "lmms-eval": "the first character of the answer is the prediction",
     },
     longest=16,
     licence="Apache-2.0",
-    caveat="the authors let the model rank its loss on the options; here it writes the letter, as "
-    "in LLaVA's evaluation",
 )

@@ -35,13 +35,18 @@ class Answerer:
         batch: questions at once. It is a part of the cache's key: in half precision the batch may
             change an answer.
         longest: tokens of an answer.
+        ranked: the items' options are ranked, and the answer is the likeliest one's letter.
     """
 
-    def __init__(self, responder: Responder, *, batch: int, longest: int) -> None:
+    def __init__(
+        self, responder: Responder, *, batch: int, longest: int, ranked: bool = False
+    ) -> None:
         self.responder = responder
+        self.ranked = ranked
         self.batch = batch
         self.longest = longest
         settings = {"version": VERSION, "batch": batch, "max_new_tokens": longest}
+        settings |= {"ranked": True} if ranked else {}
         self.cache = AnswerCache({"model": responder.identity, **settings})
         self._answering: Answering | None = None
 
@@ -71,7 +76,7 @@ class Answerer:
         asks: list[Ask] = []
         for i, seen in pictured:
             if isinstance(seen, Shown) and self.cache.get(_key(items[i], seen)) is None:
-                asks.append(Ask(names[i], i, items[i].prompt, seen.picture, seen.data))
+                asks.append(self._ask(items[i], names[i], i, seen))
         if asks:
             shows = {i: seen for i, seen in pictured if isinstance(seen, Shown)}
             keys = [_key(items[ask.number], shows[ask.number]) for ask in asks]
@@ -80,6 +85,12 @@ class Answerer:
             seen if isinstance(seen, RawReject) else self._told(items[i], seen)
             for i, seen in pictured
         ]
+
+    def _ask(self, item: Item, names: tuple[str, ...], number: int, seen: Shown) -> Ask:
+        if self.ranked:
+            options = dict(item.options)
+            return Ask(names, number, item.ranked, seen.picture, seen.data, options)
+        return Ask(names, number, item.prompt, seen.picture, seen.data)
 
     def _open(self) -> Answering:
         """The model, opened when the first question is not in the cache."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 from tasks.benchmarks.item import Item, Verdict
 from tasks.respond import Told
 
-PROBABILITIES = pa.map_(pa.string(), pa.float64())
+NUMBERS = pa.map_(pa.string(), pa.float64())
 TEXTS = pa.map_(pa.string(), pa.string())
 SECOND = "second_"
 
@@ -40,8 +40,9 @@ ROWS = pa.schema(
         ("second_judge_text", pa.string()),
         ("flagged", pa.bool_()),
         ("risk", pa.float64()),
-        ("type_probabilities", PROBABILITIES),
-        ("level_probabilities", PROBABILITIES),
+        ("type_probabilities", NUMBERS),
+        ("level_probabilities", NUMBERS),
+        ("option_losses", NUMBERS),
         ("facts", TEXTS),
     ]
 )
@@ -66,6 +67,7 @@ def row_of(item: Item, image_id: str | None, told: Told) -> dict[str, Any]:
         "risk": told.risk,
         "type_probabilities": told.types,
         "level_probabilities": told.levels,
+        "option_losses": told.losses,
         "facts": dict(item.facts),
     }
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from infra.address import split_uri
 from infra.fingerprint import content_hash
 from infra.store import Store
 from schemas.artifact import Artifact
@@ -39,11 +40,17 @@ def examine(config: BenchmarkConfig, responder: Responder, *, store: Store) -> A
         "max_new_tokens": exam.longest,
         "judges": judges,
     }
+    # Lineage ends at the root: a model that lies elsewhere is an input by its fingerprint.
+    here = {
+        role: parent
+        for role, parent in responder.parents.items()
+        if split_uri(parent.uri)[0] == store.root
+    }
     return store.artifact(
         STEP,
         VERSION,
         config=settings,
-        parents=responder.parents,
+        parents=here,
         inputs={"data": exam.data.identity, "model": content_hash(responder.identity)},
         build=lambda folder: work(exam, folder),
     )
@@ -57,6 +64,12 @@ def prepared(config: BenchmarkConfig, responder: Responder) -> Examination:
         raise ConfigError(
             f"--rule {rule!r}: {config.name} counts by {', '.join(benchmark.rules)}; "
             "psavlm benchmark --json tells what each does"
+        )
+    if rule in benchmark.ranked_by and not responder.ranks:
+        others = [name for name in benchmark.rules if name not in benchmark.ranked_by]
+        raise ConfigError(
+            f"by rule {rule!r} {config.name} ranks the losses of options, which an endpoint does "
+            f"not tell: choose --rule {' or '.join(others)}"
         )
     data = Data(config.name, config.data, benchmark.layout)
     words = (config.judge, config.second_judge)

@@ -97,7 +97,12 @@ def _rows(
     exam: Examination, items: list[Item], rejects: list[RawReject]
 ) -> tuple[list[dict[str, Any]], Tokens]:
     """Judged rows in the benchmark's order, and the tokens of model and judges."""
-    answerer = Answerer(exam.responder, batch=exam.config.batch, longest=exam.longest)
+    answerer = Answerer(
+        exam.responder,
+        batch=exam.config.batch,
+        longest=exam.longest,
+        ranked=exam.rule in exam.benchmark.ranked_by,
+    )
     tokens: Tokens = {"model": [], "judge": []}
     rows: dict[str, dict[str, Any]] = {}
     for batch in answerer.answers(items):

@@ -17,4 +17,5 @@ def endpoint(address: str) -> Responder:
             kept=lambda place, reply: kept(place, Told(**vars(reply))),
         )
 
-    return Responder(chat.model, {"model": chat.model, "url": chat.url}, lambda: answer)
+    identity = {"model": chat.model, "url": chat.url}
+    return Responder(chat.model, identity, lambda: answer, ranks=False)

@@ -12,13 +12,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ask:
-    """One question: its names and place in the benchmark, the picture and its encoded bytes."""
+    """One question: its names and place in the benchmark, the picture and its encoded bytes.
+
+    With `options` (letter to text) no answer is written: the likeliest option's letter is it.
+    """
 
     names: tuple[str, ...]
     number: int
     prompt: str
     picture: "Image | None" = None
     data: bytes | None = None
+    options: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Told:
     risk: float | None = None
     types: dict[str, float] = field(default_factory=dict)
     levels: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
 
 
 Kept = Callable[[int, Told], None]
@@ -42,9 +47,13 @@ Answering = Callable[[Sequence[Ask], int, Kept], None]
 
 @dataclass(frozen=True)
 class Responder:
-    """A model by its name for people, what its answers depend on, and how it is opened."""
+    """A model by its name for people, what its answers depend on, and how it is opened.
+
+    `ranks`: whether it can tell which of several options it finds likeliest.
+    """
 
     name: str
     identity: dict[str, str]
     open: Callable[[], Answering]
     parents: dict[str, Artifact] = field(default_factory=dict)
+    ranks: bool = True
