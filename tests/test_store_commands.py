@@ -24,7 +24,8 @@ from infra.clearing import clear
 from infra.decisions import deciding
 from infra.files import Files
 from infra.garbage import Scan
-from infra.lease import Lease, leased, living
+from infra.holder import Lease
+from infra.lease import leased, living
 from infra.library import INDEX, Library
 from infra.parts import write_parts
 from infra.store import Store
