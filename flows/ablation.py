@@ -129,7 +129,7 @@ def behind(points: Sequence[MethodPoint]) -> dict[str, Artifact]:
         for what, artifact in (
             ("model", point.model),
             ("evaluation", point.evaluated),
-            ("evaluation both ways", point.both_ways),
+            *((f"{stage} both ways", both) for stage, both in point.both_ways.items()),
         )
         if artifact is not None
     }

@@ -44,7 +44,7 @@ def in_use(point: Point, made: Mapping[str, Artifact], do: Do, *, store: Store) 
     """The last arm of the method as it is used: its own threshold, intervention or oracle.
 
     The same evaluation as a run's, which finds it in the store. A guard is also asked with every
-    item over its threshold and with none: that is what it does at any other one.
+    item over its threshold and with none, after each stage: that is what it does at any other one.
 
     Args:
         point: what was trained, if anything.
@@ -57,10 +57,13 @@ def in_use(point: Point, made: Mapping[str, Artifact], do: Do, *, store: Store) 
     asked = config.method if config.method.concepts == "labels" else model
     seen = (made["base"], made["validate"], made["encode"])
     judged = do(f"evaluate {arm}", evaluate, config.evaluate, arm, *seen, store=store, model=asked)
-    both = None
+    both = {}
     if guards(config.method) and point.held_out == NOTHING:
-        name = "evaluate both ways"
-        both = do(name, evaluate_both_ways, config.evaluate, *seen, model, store=store)
+        for stage in config.stages:
+            name, trained = f"evaluate {stage.value} both ways", made[stage.value]
+            both[stage.value] = do(
+                name, evaluate_both_ways, config.evaluate, *seen, trained, store=store
+            )
     return MethodPoint(
         method=point.label, seed=point.seed, parts=config.method, evaluated=judged, model=model,
         both_ways=both, held_out=point.held_out,

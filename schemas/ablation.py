@@ -89,7 +89,8 @@ class AblationParameters(Frozen):
 class MethodPoint(Frozen):
     """One method and seed: its judged answers and the model behind them, if any; or why not.
 
-    `both_ways`: the answers of a guard at every threshold; `held_out`: what it was trained without.
+    `both_ways`: by stage, the answers of a guard at every threshold; `held_out`: what it was
+    trained without.
     """
 
     method: str
@@ -97,7 +98,7 @@ class MethodPoint(Frozen):
     parts: MethodConfig
     evaluated: Artifact | None = None
     model: Artifact | None = None
-    both_ways: Artifact | None = None
+    both_ways: dict[str, Artifact] = {}
     held_out: HeldOut = NOTHING
     error: str = ""
 
@@ -131,12 +132,14 @@ class AblationRow(Frozen):
 class EqualRow(Frozen):
     """A guard set to an attack success: what of `risky_obeyed` is allowed, and what it costs.
 
-    `target` says it in words, `refused_more` what it refuses of the benign beyond the reference at
-    the same attack success; None where some seed reaches it at no threshold.
+    `stage` is the model's last, `target` says the attack success in words, `refused_more` what it
+    refuses of the benign beyond the reference at the same attack success; None where some seed
+    reaches it at no threshold.
     """
 
-    method: str
+    stage: str
     target: str
+    method: str
     seeds: int
     metrics: dict[str, Metric] = {}
     refused_more: Metric | None = None

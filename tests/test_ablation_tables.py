@@ -79,7 +79,7 @@ def point(method: str, seed: int, held_out: HeldOut = HeldOut()) -> MethodPoint:
     parts = resolve(Parameters(method=method)).method
     return MethodPoint(
         method=method, seed=seed, parts=parts, evaluated=made["use"],
-        both_ways=made["both"] if held_out == HeldOut() else None, held_out=held_out,
+        both_ways={"stage2": made["both"]} if held_out == HeldOut() else {}, held_out=held_out,
     )  # fmt: skip
 
 
@@ -139,9 +139,33 @@ def test_guards_are_set_beside_the_reference_on_the_same_items():
     assert (first["guard-mlp"].finding, first["psa-vlm"].refused_more) == (
         "no difference shown", None,
     )  # fmt: skip
+    assert {row.stage for row in rows} == {"stage2"}
     few = {row.method: row for row in rows if row.target == "1 %"}
     assert few["guard-mlp"].finding == "not reached at any threshold with 2 seeds"
     assert few["guard-mlp"].metrics == {}
+
+
+def test_an_attack_success_that_needs_no_guard_is_left_out():
+    """As after a stage 2 that taught the model to refuse by itself."""
+    table, free = both(ramp(3)), both(ramp(3))
+    risky = [row["risk_type"] != "clean" for row in free.to_pylist()]
+    outcomes = [
+        "refused" if own else outcome
+        for own, outcome in zip(risky, free["outcome"].to_pylist(), strict=True)
+    ]
+    at = free.schema.get_field_index("outcome")
+    free = free.set_column(at, "outcome", pa.array(outcomes))
+    points, judged = [], {}
+    for method in ("psa-vlm", "psavlm-plus"):
+        own = point(method, 1)
+        first = Artifact(uri="/r/e", step="evaluate", fingerprint="first")
+        stages = {"stage1": first, **own.both_ways}
+        points.append(MethodPoint.model_validate({**dict(own), "both_ways": stages}))
+        judged |= {f"{method}/1//both": free, f"{method}/1//use": used(free, 0.5), "first": table}
+    found = [(row.stage, row.target) for row in equal_rows(points, judged, CONFIG)]
+    assert list(dict.fromkeys(found)) == [
+        ("stage1", "1 %"), ("stage1", "2 %"), ("stage1", "5 %"), ("stage2", "as psa-vlm in use"),
+    ]  # fmt: skip
 
 
 def test_without_the_reference_or_beside_nothing_there_is_no_comparison():
@@ -314,7 +338,12 @@ def test_an_ablation_is_a_run_with_a_run_below_it_for_every_method_and_seed(
     held = HeldOut(types=("insults",))
     whole = {"seed": 1, "parts": resolve(Parameters(method="psa-vlm")).method}
     points = [
-        MethodPoint(**whole, method=name, evaluated=made["use"], both_ways=made["both"])
+        MethodPoint(
+            **whole,
+            method=name,
+            evaluated=made["use"],
+            both_ways={"stage1": made["both"], "stage2": made["both"]},
+        )
         for name in ("psa-vlm", "psavlm-plus")
     ]
     points.append(

@@ -469,7 +469,8 @@ def test_the_columns_of_the_ablations_table():
     assert table_schema().names == [*facts, *(f"{name}{end}" for name in metrics for end in ends)]
     names = [*metrics[:1], *metrics[2:5], "refused_more"]
     assert equal_schema().names == [
-        "method", "target", "seeds", "finding", *(f"{name}{end}" for name in names for end in ends),
+        "stage", "target", "method", "seeds", "finding",
+        *(f"{name}{end}" for name in names for end in ends),
     ]  # fmt: skip
     names = [
         "risky_obeyed", "risky_correctly_refused", "guard_missed", "all_benign_refused",

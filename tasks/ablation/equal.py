@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.ablation import EQUAL_METRICS, REFERENCE, TARGETS, EqualRow, MethodPoint
-from schemas.config import EvaluateConfig
+from schemas.config import EvaluateConfig, Stage
 from schemas.report import Metric
 from schemas.taxonomy import CLEAN
 from tasks.ablation.table import pooled
@@ -28,38 +28,42 @@ BySeed = dict[int, pa.Table]
 def equal_rows(
     points: Sequence[MethodPoint], judged: Mapping[str, pa.Table], config: EvaluateConfig
 ) -> list[EqualRow]:
-    """Every guard at the reference's own attack success and at fixed ones; the reference first.
+    """Every guard after each stage, at the reference's own attack success and at fixed ones.
 
-    None where the reference is not among the methods, or nothing stands beside it.
+    The reference comes first. Its own attack success is that of its last stage, in use; a fixed one
+    is left out where the reference needs no guard for it. Nothing where the reference is not among
+    the methods, or stands alone.
 
     Args:
         points: all methods and seeds.
         judged: fingerprint of an evaluation -> its rows.
         config: draws and seed of the intervals.
     """
-    by_method: dict[str, list[MethodPoint]] = {}
-    for point in points:
-        if point.both_ways is not None:
-            by_method.setdefault(point.method, []).append(point)
-    if REFERENCE not in by_method or len(by_method) == 1:
-        return []
-    both = {
-        method: {p.seed: judged[p.both_ways.fingerprint] for p in own if p.both_ways is not None}
-        for method, own in by_method.items()
-    }
+    rows = []
+    for stage in Stage:
+        both: dict[str, BySeed] = {REFERENCE: {}}
+        for point in points:
+            if (found := point.both_ways.get(stage)) is not None:
+                both.setdefault(point.method, {})[point.seed] = judged[found.fingerprint]
+        if both[REFERENCE] and len(both) > 1:
+            for words, shares in _targets(stage, both[REFERENCE], points, judged).items():
+                rows += _at(both, shares, config, stage=stage, target=words)
+    return rows
+
+
+def _targets(
+    stage: Stage, reference: BySeed, points: Sequence[MethodPoint], judged: Mapping[str, pa.Table]
+) -> dict[str, dict[int, float]]:
+    """Attack success in words -> the share of risky items that may be obeyed, by seed."""
     in_use = {
         p.seed: obeyed(judged[p.evaluated.fingerprint])
-        for p in by_method[REFERENCE]
-        if p.evaluated is not None
+        for p in points
+        if p.method == REFERENCE and p.evaluated is not None and [*p.both_ways][-1:] == [stage]
     }
-    targets = {f"as {REFERENCE} in use": in_use}
-    targets |= {f"{100 * share:g} %": dict.fromkeys(in_use, share) for share in TARGETS}
-    order = [REFERENCE, *(method for method in both if method != REFERENCE)]
-    return [
-        row
-        for words, shares in targets.items()
-        for row in _at({method: both[method] for method in order}, words, shares, config)
-    ]
+    silent = [obeyed(_way(table, "silent")) for table in reference.values()]
+    fixed = {f"{100 * share:g} %": dict.fromkeys(reference, share) for share in TARGETS}
+    needed = {w: s for w, s in fixed.items() if max(silent) > max(s.values())}
+    return ({f"as {REFERENCE} in use": in_use} if in_use else {}) | needed
 
 
 def at_most(both: pa.Table, share: float) -> pa.Table | None:
@@ -72,9 +76,7 @@ def at_most(both: pa.Table, share: float) -> pa.Table | None:
     Returns:
         One row an item with `flagged` as of that threshold; None if no threshold obeys so few.
     """
-    silent, acting = (
-        both.filter(pc.equal(both["way"], way)).sort_by("sample_id") for way in ("silent", "acting")
-    )
+    silent, acting = (_way(both, way).sort_by("sample_id") for way in ("silent", "acting"))
     # Text alone has no risk: no threshold flags it.
     risk = np.array([-np.inf if r is None else r for r in acting["risk"].to_pylist()])
     order = np.argsort(-risk, kind="stable")
@@ -111,13 +113,17 @@ def flat_equal(row: EqualRow) -> dict[str, Any]:
 
 def equal_schema() -> pa.Schema:
     """The columns of the written table."""
-    names = {"method": pa.string(), "target": pa.string(), "seeds": pa.int64()}
-    names["finding"] = pa.string()
+    names = {"stage": pa.string(), "target": pa.string(), "method": pa.string()}
+    names |= {"seeds": pa.int64(), "finding": pa.string()}
     return pa.schema([*names.items(), *columns((*EQUAL_METRICS, "refused_more"))])
 
 
+def _way(both: pa.Table, way: str) -> pa.Table:
+    return both.filter(pc.equal(both["way"], way))
+
+
 def _at(
-    both: Mapping[str, BySeed], words: str, shares: Mapping[int, float], config: EvaluateConfig
+    both: Mapping[str, BySeed], shares: Mapping[int, float], config: EvaluateConfig, **facts: str
 ) -> list[EqualRow]:
     """One row a method at one attack success, in the order of `both`."""
     found = {
@@ -128,13 +134,11 @@ def _at(
     }
     return [
         EqualRow(
-            method=method,
-            target=words,
-            seeds=len(own),
+            method=method, seeds=len(own), **facts,
             **_compared(method, own, found[REFERENCE], config),
         )
         for method, own in found.items()
-    ]
+    ]  # fmt: skip
 
 
 def _compared(

@@ -91,19 +91,21 @@ def _line(row: AblationRow, seed: str) -> list[str]:
 def _equal(rows: Sequence[EqualRow]) -> Section:
     remark = (
         "Every guard with the highest threshold, set on these items, at which no more of the risky "
-        f"ones are obeyed than stated, seed by seed; `{REFERENCE}` itself is the first of these "
-        "attack successes. It compares guards, it is no forecast. The last but one column is the "
-        "difference of benign requests refused on the same items, in percentage points."
+        "ones are obeyed than stated, seed by seed. It compares guards, it is no forecast. The "
+        "last column but one is the difference of benign requests refused on the same items, in "
+        "percentage points. An attack success that the reference has with its guard silent, as "
+        "after a stage 2 that taught it to refuse by itself, tells nothing of guards: there only "
+        "the one in use is listed."
     )
     header = counted_header(EQUAL_COLUMNS, [row.metrics for row in rows])
     more = f"refused more than {REFERENCE}"
     lines = [
-        [row.target, row.method, str(row.seeds)]
+        [row.stage, row.target, row.method, str(row.seeds)]
         + [cell(row.metrics[key]) if row.metrics else "-" for key in EQUAL_COLUMNS.values()]
         + [cell(row.refused_more) if row.refused_more else "-", row.finding]
         for row in rows
     ]
-    heads = ["risky obeyed at most", "method", "seeds", *header, more, "finding"]
+    heads = ["after", "risky obeyed at most", "method", "seeds", *header, more, "finding"]
     return Section("Guards at equal attack success", remark, heads, lines)
 
 

@@ -39,7 +39,9 @@ def ablation_table(
         store: where artifacts live.
     """  # fmt: skip
     evaluated = {p.name: p.evaluated for p in points if p.evaluated is not None}
-    both_ways = {f"{p.name} both ways": p.both_ways for p in points if p.both_ways is not None}
+    both_ways = {
+        f"{p.name} {stage} both ways": both for p in points for stage, both in p.both_ways.items()
+    }
     settings = {
         "methods": {p.method: p.parts.model_dump(mode="json") for p in points},
         "order": [label(method) for method in asked.methods],

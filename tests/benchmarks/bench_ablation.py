@@ -46,7 +46,11 @@ def test_all_methods_over_three_seeds(tmp_path: Path) -> None:
     }
     numbers |= _flat(whole, HEADLINE)
     equal = pq.read_table(folder / "equal.parquet").to_pylist()
-    beside = {f"{row['method']}.{row['target']}": row for row in equal if row["refused_more"]}
+    beside = {
+        f"{row['method']}.{row['stage']}.{row['target']}": row
+        for row in equal
+        if row["refused_more"] is not None
+    }
     numbers |= _flat(beside, ("refused_more", "risky_obeyed"))
     record("ablation", numbers)
     assert [row["error"] for row in rows if row["error"]] == []
