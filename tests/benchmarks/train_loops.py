@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from tasks.train.data import TrainingData
 from tasks.train.job import Job
 from tasks.train.loop import backward
 from tasks.train.losses import LOSSES
-from tasks.train.meter import Meter
+from tasks.train.meter import Meter, peak_rate
 from tasks.train.reporter import Reporter
 from tasks.train.worker import Worker
 from tests.shelf import keep_features
@@ -245,6 +245,53 @@ def uncached(bench: Bench, *, steps: int) -> tuple[float, float]:
         return loss
 
     return timed(one, steps=steps, device=worker.meter.device)
+
+
+def rows(bench: Bench, *, steps: int) -> dict[str, float]:
+    """Encoding, stage 1 in both ways and stage 2 in both ways, beside what the device could do.
+
+    `..._of_peak` is the share of the rate of a large matrix product on the same device that the
+    counted operations of a step come to: the limit by arithmetic. The limit by bytes is that of
+    reading the base's weights once a micro-batch, and is far below it at these batches.
+    """
+    kind = base_type(bench.config(Stage.CONCEPTS, {}))
+    peak = peak_rate(torch.device(bench.shape.device), kind)
+    found = {**_stage1_rows(bench, peak, steps=steps), **_stage2_rows(bench, peak, steps=steps)}
+    return {**found, "peak": peak}
+
+
+def _stage1_rows(bench: Bench, peak: float, *, steps: int) -> dict[str, float]:
+    whole = bench.part(steps=steps + 1, micro=None)
+    worker = bench.worker(Stage.CONCEPTS, "concept", whole)
+    items = worker.items(0, whole)
+    encode = partial(_encode_again, bench, worker, items)
+    to_encode = counted(encode)
+    encoding, _ = timed(lambda _: encode() or 0.0, steps=steps, device=worker.meter.device)
+    to_learn = counted(partial(backward, worker, "concept", items, 0, whole))
+    worker.model.zero_grad(set_to_none=True)
+    learning, _ = ours(worker, "concept", whole, steps=steps)
+    both, _ = joint(bench, steps=steps)
+    return {
+        "encode_images_per_s": len(items) / encoding,
+        "encode_of_peak": to_encode / encoding / peak,
+        "concept_items_per_s": len(items) / learning,
+        "concept_of_peak": to_learn / learning / peak,
+        "joint_items_per_s": len(items) / both,
+    }
+
+
+def _stage2_rows(bench: Bench, peak: float, *, steps: int) -> dict[str, float]:
+    part = bench.part(steps=steps + 1, micro=bench.shape.micro)
+    worker = bench.worker(Stage.ALIGNMENT, "lora", part)
+    with FlopCounterMode(display=False) as counter:
+        sums = backward(worker, "lora", worker.items(0, part), 0, part)
+    worker.model.zero_grad(set_to_none=True)
+    seconds, _ = ours(worker, "lora", part, steps=steps)
+    return {
+        "lora_tokens_per_s": sums["positions"] / seconds,
+        "lora_of_peak": counter.get_total_flops() / seconds / peak,
+        "trainer_over_lora": trainer(bench, steps=steps) / seconds,
+    }
 
 
 def counted(call: Callable[[], Any]) -> float:
