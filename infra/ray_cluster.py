@@ -61,8 +61,8 @@ def join(address: str = "", *, cpus: int, state: Path = Path(".psavlm")) -> Clus
         import ray
 
         if not ray.is_initialized():
-            _start(address or os.environ.get(OWN, ""), cpus)
-            _keep_sigterm()
+            with _same_sigterm():
+                _start(address or os.environ.get(OWN, ""), cpus)
         _check_size(cpus)
     url = ray.worker.get_dashboard_url()
     return Cluster(
@@ -150,9 +150,14 @@ def _start(address: str, cpus: int) -> None:
         raise _nobody(address, f"{error}; is its token the one of RAY_AUTH_TOKEN_PATH?") from error
 
 
-def _keep_sigterm() -> None:
-    """Let SIGTERM mean what it meant before: Ray's own handler prints a stack and aborts."""
+@contextlib.contextmanager
+def _same_sigterm() -> Iterator[None]:
+    """Let SIGTERM mean what it meant before, to a flow or to the command.
+
+    Ray puts two of its own in its place: one leaves at once, one prints a stack and aborts.
+    """
     handler = signal.getsignal(signal.SIGTERM)
+    yield
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
 

@@ -68,6 +68,7 @@ from tasks.review.export import Key
 from tasks.review.votes import Review
 from tasks.sources import READERS
 from tasks.sources.fields import FIELDS
+from tasks.train import gauges
 from tasks.validate.rules import rules
 from tasks.validate.step import CLASHING, QUARANTINE, REFUSED
 
@@ -219,8 +220,14 @@ EXIT_CODES = {
     "DataError": 2,
     "StorageError": 2,
     "TrainingError": 1,
+    "StoppedError": 1,
     "ServerError": 1,
 }
+GAUGES = {
+    "step", "loss", "gradient_norm", "lr", "samples_per_s", "tokens_per_s", "data_wait",
+    "flop_utilisation", "clean_per_unsafe", "memory_bytes", "types_accuracy", "levels_accuracy",
+    "tokens_accuracy",
+}  # fmt: skip
 INGEST_REASONS = {
     "bad_row", "bad_value", "empty_answer", "image_missing", "image_too_big",
     "image_too_many_pixels", "image_unreadable", "label_without_type", "missing_key",
@@ -610,6 +617,14 @@ def test_the_metrics_and_how_their_intervals_are_made():
         "level_accuracy", "level_macro_f1",
     ]  # fmt: skip
     assert get_args(Metric.model_fields["method"].annotation) == ("wilson", "bootstrap_by_image")
+
+
+def test_the_gauges_of_a_training_and_the_pages_that_show_them():
+    assert set(gauges.GAUGES) == GAUGES
+    page = json.loads((HOME / "infra/deploy/grafana/training.json").read_text())
+    shown = [panel["targets"][0]["expr"].partition("{")[0] for panel in page["panels"]]
+    assert sorted(shown) == sorted(f"ray_psavlm_train_{name}" for name in GAUGES)
+    assert gauges.PREFIX == "psavlm_train_"
 
 
 def test_the_exit_code_of_every_error():

@@ -174,6 +174,29 @@ def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(
     assert not list(root.glob("runs/*"))
 
 
+def test_a_node_that_goes_away_in_mid_run_changes_no_bit(
+    calm: dict, often: Path, encoded_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nodes of one worker each; the second is removed, and another one takes its place."""
+    for name, value in ray_cluster.own_settings(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    from ray.cluster_utils import Cluster
+
+    root = linked(tmp_path / "root", encoded_root)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        asked = ("--preset", str(often), "--root", str(root), "--cluster", cluster.address)
+        driver = begun("stage1", *asked, cwd=tmp_path)
+        wait_for(driver, root, "stage1", at=("concept", 30))
+        cluster.remove_node(second, allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+        artifact = finished(driver)
+    finally:
+        cluster.shutdown()
+    assert files_of(artifact) == files_of(calm["stage1"])
+
+
 def test_figures_are_on_the_scrape_endpoint_while_it_trains(
     only_cluster: None, encoded_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
