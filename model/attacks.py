@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from model.guard import GuardedVlm
 from model.losses import IGNORED
@@ -20,6 +19,8 @@ from model.prompts import Prompt, teach
 from model.psavlm import PsaVlm
 
 WHOLE = 255  # steps of a pixel's value; budgets count these
+MARGIN = 1.0  # in logits, by which a wanted token shall lead
+START = 8  # in 1/255: a larger ball's random places are noise, from which nothing leads back
 OVERSHOOT = 2.5  # all steps together may cross the ball that often
 
 
@@ -84,10 +85,13 @@ def head_loss(model: PsaVlm, found: Aim) -> Loss:
 
 
 def answer_loss(model: PsaVlm, found: Aim, *, passed: bool = False) -> Loss:
-    """Mean of -log p over the tokens of the wanted answer, in nats [B].
+    """How far the wanted answer's tokens are from being the most probable ones, in logits [B].
 
-    With `passed` the question stands alone, as it will once the guard is beaten; otherwise in the
-    prompt that the guard made of the unchanged image.
+    Greedy decoding gives the answer once each token leads, so that a token which does counts for
+    nothing (Carlini and Wagner's margin, arXiv 1608.04644). A mean of -log p would be content with
+    all tokens but the first one, after which nothing goes as it was taught. With `passed` the
+    question stands alone, as it will once the guard is beaten; otherwise in the prompt that the
+    guard made of the unchanged image.
     """
     asked = [
         replace(
@@ -108,8 +112,8 @@ def answer_loss(model: PsaVlm, found: Aim, *, passed: bool = False) -> Loss:
         taught = targets != IGNORED
         logits = model.backbone.logits(hidden[:, :-1][taught]).float()
         losses = logits.new_zeros(targets.shape)
-        losses[taught] = cross_entropy(logits, targets[taught], reduction="none")
-        return losses.sum(1) / taught.sum(1)
+        losses[taught] = _behind(logits, targets[taught])
+        return losses.sum(1)
 
     return loss
 
@@ -141,8 +145,8 @@ def descend(
 ) -> Tensor:
     """Pictures [B, 3, H, W] within `eps`/255 of `seen` with the least loss on the way.
 
-    Steps of 2.5 eps/steps along the gradient's sign, from a random place in the ball, projected
-    onto it and onto 0..1 after each.
+    Steps of 2.5 eps/steps along the gradient's sign, from a random place near the picture,
+    projected onto the ball and onto 0..1 after each.
 
     Args:
         loss: of pictures, one number each; items do not depend on each other.
@@ -151,10 +155,11 @@ def descend(
         steps: gradient steps.
         draws: a generator per picture, so that a picture's start does not depend on its batch.
     """
-    low, high = (seen - eps / WHOLE).clamp(0, 1), (seen + eps / WHOLE).clamp(0, 1)
+    low, high = _ball(seen, eps)
+    near, far = _ball(seen, min(eps, START))
     stride = OVERSHOOT * eps / WHOLE / steps
     places = torch.stack([torch.rand(seen.shape[1:], generator=draw) for draw in draws])
-    at = low + (high - low) * places.to(seen)
+    at = near + (far - near) * places.to(seen)
     best, least = at, seen.new_full((len(seen),), torch.inf)
     for _ in range(steps):
         at = at.detach().requires_grad_()
@@ -174,9 +179,24 @@ def shaken(seen: Tensor, *, eps: int, draws: Sequence[torch.Generator]) -> Tenso
     return _whole(moved.clamp(0, 1), seen, eps)
 
 
+def _behind(logits: Tensor, wanted: Tensor) -> Tensor:
+    """How far each wanted token is behind the best other one, and the margin; [M, W], [M] -> [M].
+
+    0 where it leads by MARGIN or more.
+    """
+    own = logits.gather(1, wanted[:, None])
+    others = logits.scatter(1, wanted[:, None], -torch.inf).amax(1)
+    return (others - own[:, 0] + MARGIN).clamp(min=0)
+
+
 def _better(best: Tensor, least: Tensor, at: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
     won = losses < least
     return torch.where(won[:, None, None, None], at, best), torch.where(won, losses, least)
+
+
+def _ball(seen: Tensor, eps: int) -> tuple[Tensor, Tensor]:
+    """The least and the largest value of every pixel within a budget."""
+    return (seen - eps / WHOLE).clamp(0, 1), (seen + eps / WHOLE).clamp(0, 1)
 
 
 def _whole(pictures: Tensor, seen: Tensor, eps: int) -> Tensor:

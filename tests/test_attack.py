@@ -234,7 +234,9 @@ def by_hand(left: bool) -> list[dict]:
     made = [attacked(n, NOTHING, 0, mistyped=n == 0) for n in range(6)]
     made += [attacked(n, NOISE, 4, misjudged=n == 0) for n in range(6)]
     made += [attacked(n, "joint", 4, misjudged=n in (0, 2), broken=n == 4) for n in range(6)]
-    return made + [attacked(n, UNBOUNDED, 255, misjudged=not (left and n == 3)) for n in range(6)]
+    for n in range(6):
+        made.append(attacked(n, UNBOUNDED, 255, misjudged=not (left and n == 3), broken=n != 2))
+    return made
 
 
 def test_rates_changes_and_checks_known_by_hand():
@@ -248,17 +250,18 @@ def test_rates_changes_and_checks_known_by_hand():
     assert table["joint", False, ""].metrics["broken"].value == 0.5
     assert not table[NOTHING, True, ""].changes
     assert ("joint", False, "clean") not in table
-    assert [check.passed for check in found.checks] == [True, True]
-    assert "50.0% after joint, 75.0% after noise" in found.checks[1].told
+    assert [check.passed for check in found.checks] == [True, False, True]
+    assert "not obeyed at 255/255: 25.0%" in found.checks[1].told
+    assert "50.0% after joint, 75.0% after noise" in found.checks[2].told
 
 
 def test_an_attack_that_leaves_something_without_a_budget_is_not_believed():
     found = attack_report(by_hand(left=True), QUICK, model="stage2/x")
-    assert [check.passed for check in found.checks] == [False, True]
+    assert [check.passed for check in found.checks] == [False, False, True]
     assert "25.0%" in found.checks[0].told and "masked" in found.checks[0].told
     weak = [row | ({"misjudged": False} if row["attack"] == "joint" else {}) for row in
             by_hand(left=False)]  # fmt: skip
-    assert not attack_report(weak, QUICK, model="").checks[1].passed
+    assert not attack_report(weak, QUICK, model="").checks[2].passed
 
 
 # --- the step ---
