@@ -132,7 +132,7 @@ def test_the_plain_prefect_command_finds_the_deployments(town: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = ask(f"{api(town)}/deployments/filter", {})
     assert {deployment["name"] for deployment in found} == {
-        "full-pipeline", "ratio-sweep", "ablation",
+        "full-pipeline", "ratio-sweep", "ablation", "compare",
     }  # fmt: skip
     for deployment in found:
         assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
