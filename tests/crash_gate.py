@@ -16,6 +16,7 @@ from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import EvaluateConfig
 from schemas.gate import load_gate
+from schemas.policies import operators_policy
 from schemas.taxonomy import load_taxonomy
 from tasks.base_model import libraries
 from tasks.evaluate.metrics import arm_report
@@ -61,13 +62,15 @@ def _evaluated(root: str, arm: str, parents: Mapping[str, Artifact], *, obeyed: 
         (folder / REPORT).write_text(report.model_dump_json())
         return {"items": len(rows)}
 
-    taxonomy = content_hash(load_taxonomy(EVALUATE.taxonomy))
+    taxonomy = load_taxonomy(EVALUATE.taxonomy)
+    told = {"taxonomy": taxonomy, "policy": operators_policy(EVALUATE.policy, taxonomy=taxonomy)}
     return Store(root).artifact(
         "evaluate",
         VERSION,
         config={"arm": arm, **EVALUATE.model_dump()},
         parents=parents,
-        inputs={"taxonomy": taxonomy, **libraries()},
+        # As the step names them: the gate finds a champion's answers instead of asking it again.
+        inputs={**{name: content_hash(part) for name, part in told.items()}, **libraries()},
         build=build,
     )
 
@@ -100,7 +103,8 @@ def asked(name: str) -> Callable[[str], None]:
     """A model before the gate."""
 
     def ask(root: str) -> None:
-        promote(load_gate("default"), _candidate(root, name), store=Store(root))
+        decision = promote(load_gate("default"), _candidate(root, name), store=Store(root))
+        assert (decision.action == "refused") == (name == "bad"), decision.reasons
 
     return ask
 
