@@ -83,7 +83,8 @@ def _made(root: str, step: str, name: str, **parents: Artifact) -> Artifact:
     return Store(root).artifact(step, 1, config={"name": name}, parents=parents, build=build)
 
 
-def _candidate(root: str, name: str) -> PromoteInputs:
+def candidate(root: str, name: str) -> PromoteInputs:
+    """A model of that name with all that the gate looks at."""
     base, labelled, features = (_made(root, s, s) for s in ("base_model", "validate", "encode"))
     model = _made(root, "stage2", name, base=base)
     parents = {"base": base, "labelled": labelled, "features": features}
@@ -103,7 +104,7 @@ def asked(name: str) -> Callable[[str], None]:
     """A model before the gate."""
 
     def ask(root: str) -> None:
-        decision = promote(load_gate("default"), _candidate(root, name), store=Store(root))
+        decision = promote(load_gate("default"), candidate(root, name), store=Store(root))
         assert (decision.action == "refused") == (name == "bad"), decision.reasons
 
     return ask
@@ -112,7 +113,7 @@ def asked(name: str) -> Callable[[str], None]:
 def models(root: str) -> None:
     """All models, and what they answered."""
     for name in OBEYED:
-        _candidate(root, name)
+        candidate(root, name)
 
 
 def before(*names: str) -> Callable[[str], None]:
