@@ -16,6 +16,7 @@ from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import EvaluateConfig
 from schemas.gate import load_gate
+from schemas.policies import operators_policy
 from schemas.taxonomy import load_taxonomy
 from tasks.base_model import libraries
 from tasks.evaluate.metrics import arm_report
@@ -61,13 +62,15 @@ def _evaluated(root: str, arm: str, parents: Mapping[str, Artifact], *, obeyed: 
         (folder / REPORT).write_text(report.model_dump_json())
         return {"items": len(rows)}
 
-    taxonomy = content_hash(load_taxonomy(EVALUATE.taxonomy))
+    taxonomy = load_taxonomy(EVALUATE.taxonomy)
+    told = {"taxonomy": taxonomy, "policy": operators_policy(EVALUATE.policy, taxonomy=taxonomy)}
     return Store(root).artifact(
         "evaluate",
         VERSION,
         config={"arm": arm, **EVALUATE.model_dump()},
         parents=parents,
-        inputs={"taxonomy": taxonomy, **libraries()},
+        # As the step names them: the gate finds a champion's answers instead of asking it again.
+        inputs={**{name: content_hash(part) for name, part in told.items()}, **libraries()},
         build=build,
     )
 
@@ -80,7 +83,8 @@ def _made(root: str, step: str, name: str, **parents: Artifact) -> Artifact:
     return Store(root).artifact(step, 1, config={"name": name}, parents=parents, build=build)
 
 
-def _candidate(root: str, name: str) -> PromoteInputs:
+def candidate(root: str, name: str) -> PromoteInputs:
+    """A model of that name with all that the gate looks at."""
     base, labelled, features = (_made(root, s, s) for s in ("base_model", "validate", "encode"))
     model = _made(root, "stage2", name, base=base)
     parents = {"base": base, "labelled": labelled, "features": features}
@@ -100,7 +104,8 @@ def asked(name: str) -> Callable[[str], None]:
     """A model before the gate."""
 
     def ask(root: str) -> None:
-        promote(load_gate("default"), _candidate(root, name), store=Store(root))
+        decision = promote(load_gate("default"), candidate(root, name), store=Store(root))
+        assert (decision.action == "refused") == (name == "bad"), decision.reasons
 
     return ask
 
@@ -108,7 +113,7 @@ def asked(name: str) -> Callable[[str], None]:
 def models(root: str) -> None:
     """All models, and what they answered."""
     for name in OBEYED:
-        _candidate(root, name)
+        candidate(root, name)
 
 
 def before(*names: str) -> Callable[[str], None]:

@@ -3,18 +3,25 @@
 import math
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from scipy.stats import binomtest
 
+from infra.decisions import add_decision
+from infra.store import Store
 from schemas.decision import Decision, ModelRef
 from schemas.errors import ConfigError
 from schemas.gate import GateConfig, load_gate
+from tasks.evaluate.step import ITEMS
+from tasks.promote import PromoteInputs, promote
 from tasks.promote.checks import compare
 from tasks.promote.history import History
 from tasks.promote.questions import QUESTIONS
 from tasks.promote.spending import Look, next_look, reserved
 from tasks.promote.stages import weigh
 from tests.benchmarks.record import record
+from tests.crash_gate import OBEYED
+from tests.crash_gate import candidate as evaluated
 from tests.test_gate_statistics import BARS, GATE, RISKY, at_the_bar, models, promoted, rows
 
 OBEYED_ONLY = GateConfig.model_validate(
@@ -297,6 +304,71 @@ def test_the_anchor_is_the_first_promotion_or_one_by_version_or_fingerprint():
     told = {name: model and model.fingerprint for name, model in found.items()}
     assert told == {"first": "a", "3": "b", "b": "b", "2": "a", "7": None, "x": None}
     assert History(()).anchor("first") is None
+
+
+# --- through the whole gate, with artifacts in a store ---
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> str:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none/mlflow.db")
+    return str(tmp_path / "store")
+
+
+def ask(root: str, inputs: PromoteInputs, gate: GateConfig = GATE) -> Decision:
+    return promote(gate, inputs, store=Store(root), dry_run=True)
+
+
+def champion_before(root: str, number: int, name: str) -> None:
+    """A decision that made a model champion."""
+    made = evaluated(root, name).model
+    told = {"number": number, "action": "promoted", "look": number, "items": "others"}
+    ref = ModelRef(step=made.step, fingerprint=made.fingerprint, uri=made.uri, version=number)
+    won = Decision.model_validate({**dict(decided(name)), **told, "candidate": ref})
+    assert add_decision(root, won)
+
+
+def test_the_anchor_is_asked_the_candidates_items_from_the_third_champion_on(root, monkeypatch):
+    monkeypatch.setitem(OBEYED, "best", 2)
+    champion_before(root, 1, "middling")
+    second = ask(root, evaluated(root, "good"))
+    assert {check.name.split("/")[1] for check in second.checks} == {"base", "champion"}
+    champion_before(root, 2, "good")
+    third = ask(root, evaluated(root, "best"))
+    assert third.action == "promoted", third.reasons
+    found = {check.name: check for check in third.checks if check.part == "all"}
+    held = {name: found[f"{name}/anchor"] for name in GATE.metrics}
+    assert all(abs(check.bar) == GATE.metrics[name].budget for name, check in held.items())
+    assert held["risky_obeyed"].reference.value == 0.5  # the first champion's
+    pinned = GateConfig.model_validate({**GATE.model_dump(), "anchor": "2"})
+    names = {
+        check.name.split("/")[1] for check in ask(root, evaluated(root, "best"), pinned).checks
+    }
+    assert names == {"base", "champion"}  # version 2 is the champion itself
+    lost = GateConfig.model_validate({**GATE.model_dump(), "anchor": "7"})
+    (reason,) = ask(root, evaluated(root, "best"), lost).reasons
+    assert reason.startswith("the anchor '7' was never promoted in ")
+
+
+def test_rows_that_lack_what_a_metric_is_counted_from_are_refused(root):
+    inputs = evaluated(root, "good")
+    store = Store(root)
+    own = store.manifest(inputs.evaluation)
+    parents = {name: store.find(*folder.split("/")) for name, folder in own.parents.items()}
+
+    def build(folder) -> dict[str, int]:
+        table = pq.read_table(store.local(inputs.evaluation) / ITEMS)
+        pq.write_table(table.drop_columns(["exact"]), folder / ITEMS)
+        return {"items": len(table)}
+
+    poorer = store.artifact(
+        "evaluate", own.version, config={**own.config, "arm": "poorer"}, parents=parents,
+        inputs=own.inputs, build=build,
+    )  # fmt: skip
+    changed = PromoteInputs.model_validate({**dict(inputs), "evaluation": poorer})
+    assert ask(root, changed).reasons == (
+        "missing metric: the rows of the candidate's evaluation have no exact; evaluate it again",
+    )
 
 
 # --- the longer proof ---

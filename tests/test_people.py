@@ -15,7 +15,7 @@ from flows.cli.main import application
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.errors import ConfigError, DataError
-from tasks.card import rolled_up
+from tasks.card.licences import rolled_up
 from tasks.evaluate.step import ITEMS, REPORT
 from tasks.review import ReviewConfig, export_review, reviewed
 from tasks.review.export import SHEET, read_key

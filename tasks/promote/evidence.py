@@ -126,11 +126,9 @@ def _missing(arms: Mapping[str, Arm], store: Store) -> list[str]:
     reasons = []
     for name, arm in arms.items():
         there = pq.read_schema(store.local(arm.evaluation) / ITEMS).names
-        if lacking := [column for column in COLUMNS if column not in there]:
-            reasons.append(
-                f"missing metric: the rows of the {name}'s evaluation have no "
-                f"{' and no '.join(lacking)}; evaluate it again"
-            )
+        if lacking := " and no ".join(column for column in COLUMNS if column not in there):
+            told = f"missing metric: the rows of the {name}'s evaluation have no {lacking}"
+            reasons.append(f"{told}; evaluate it again")
     return reasons
 
 
@@ -162,18 +160,15 @@ def _identities(rows: Rows) -> dict[str, tuple[Any, ...]]:
 
 
 def _judges(rows: Mapping[str, Rows], gate: GateConfig) -> list[str]:
-    reasons = []
-    mine = rows["candidate"]
-    strange = Counter(row["judge"] for row in mine if row["judge"] not in gate.judges)
-    if strange:
+    reasons, mine = [], rows["candidate"]
+    if strange := Counter(row["judge"] for row in mine if row["judge"] not in gate.judges):
         told = ", ".join(f"{count} by {judge}" for judge, count in sorted(strange.items()))
         reasons.append(
             f"another judge: {told}; gate '{gate.name}' takes {', '.join(gate.judges)} only. Give "
             "the items exact targets, or the preset a gate whose `judges` names it"
         )
     for name, others in rows.items():
-        differ = sum(a["judge"] != b["judge"] for a, b in zip(mine, others, strict=True))
-        if differ:
+        if differ := sum(a["judge"] != b["judge"] for a, b in zip(mine, others, strict=True)):
             reasons.append(f"another judge: {differ} items of the {name} were judged by another")
     return reasons
 

@@ -14,6 +14,7 @@ from schemas.artifact import Artifact
 from schemas.errors import ConfigError
 from schemas.report import METRICS, ArmReport, Metric
 from tasks.base_model import FOLDER, known_as
+from tasks.card.licences import OTHER, licence_words, licences_of, rolled_up
 from tasks.compare.sides import samples_of
 from tasks.evaluate.step import read_report
 from tasks.export import NOTE, README, readme
@@ -21,7 +22,6 @@ from tasks.report.markdown import NOTE as TINY
 from tasks.report.markdown import table
 from tasks.report.rows import from_world
 
-OTHER, UNNAMED = "other", "none named"
 LOWER = " (lower is better)"
 
 
@@ -60,7 +60,7 @@ def write_card(scored: Scored, out: Path, *, preset: str) -> dict[str, Any]:
     reports = [
         read_report(one, store=stores[one.uri]) for one in (scored.base_evaluated, scored.evaluated)
     ]
-    licences = _licences(scored.trained_on)
+    licences = licences_of(scored.trained_on)
     base, revision = known_as(stores[scored.base.uri], scored.base)
     head = _head(scored, reports[1], licence=rolled_up(licences), base=base)
     parts = [
@@ -70,7 +70,7 @@ def write_card(scored: Scored, out: Path, *, preset: str) -> dict[str, Any]:
         "## Evaluation",
         _numbers(scored, reports, preset),
         "## Licences",
-        _licence_words(licences),
+        licence_words(licences),
     ]
     if exported:
         parts += ["## Use", readme(exported).split("\n\n", 2)[2]]
@@ -82,12 +82,6 @@ def write_card(scored: Scored, out: Path, *, preset: str) -> dict[str, Any]:
         ) from error
     values = {name: metric.value for name, metric in reports[1].metrics.items()}
     return {"out": str(path), "license": rolled_up(licences), "metrics": values}
-
-
-def rolled_up(licences: list[dict[str, Any]]) -> str:
-    """One licence for all: that of every row if there is one, else `other`, told in the text."""
-    names = {one["licence"] for one in licences}
-    return names.pop().lower() if len(names) == 1 and "" not in names else OTHER
 
 
 def is_made(value: object) -> bool:
@@ -193,38 +187,6 @@ def _cell(metric: Metric | None) -> str:
     if metric is None or not metric.n:
         return "-"
     return f"{100 * metric.value:.1f} [{100 * metric.low:.1f}, {100 * metric.high:.1f}]"
-
-
-def _licences(labelled: Artifact | None) -> list[dict[str, Any]]:
-    """Licence, source, rows and images of the snapshot that the model learnt from."""
-    if labelled is None:
-        return []
-    store = Store(labelled.uri.rsplit("/", 2)[0])
-    verdict = json.loads((store.local(labelled) / "verdict.json").read_bytes())
-    found: list[dict[str, Any]] = verdict["licences"]
-    return found
-
-
-def _licence_words(licences: list[dict[str, Any]]) -> str:
-    if not licences:
-        return "The model does not say what it was trained on, so nothing is known of licences."
-    rows = [
-        {
-            "licence": one["licence"] or UNNAMED,
-            "source": one["source"],
-            "rows": str(one["rows"]),
-            "images": str(one["images"]),
-        }
-        for one in licences
-    ]
-    closed = sorted({one["licence"] for one in licences if one["non_commercial"]})
-    told = []
-    if closed:
-        told.append(f"Part of the data forbids commercial use ({', '.join(closed)}).")
-    if any(not one["named"] for one in licences):
-        told.append("Part of the data names no licence: ask its source before you use the model.")
-    told.append("The base model's own licence comes on top. The snapshot that it was trained on:")
-    return f"{' '.join(told)}\n\n{table(rows)}"
 
 
 def _address(artifact: Artifact) -> str:
