@@ -162,6 +162,9 @@ def test_a_guarded_model_tells_what_it_saw(guarded, folders, store):
     assert report.model == f"stage1/{guarded.fingerprint}"
     rows = read_rows(artifact, store=store)
     assert all(row["flagged"] and 0 <= row["risk"] <= 1 for row in rows)
+    assert (report.measures["guard_flagged"].value, report.measures["guard_flagged"].n) == (1.0, 3)
+    assert report.slices["subset=safe_safes"]["guard_flagged"].n == 1
+    assert set(store.manifest(artifact).parents) == {"base", "model"}
     for row in rows:
         assert set(row["type_probabilities"]) == set(TAXONOMY.type_ids)
         assert sum(row["level_probabilities"].values()) == pytest.approx(1)
