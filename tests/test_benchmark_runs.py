@@ -438,12 +438,11 @@ def test_batches_and_a_kill_change_no_answer_of_five_hundred(tiny_root, tmp_path
         picture(data / "images" / f"{n}.jpg", n)
 
     def command(batch: int) -> subprocess.Popen[bytes]:
-        words = ["benchmark", "pope", "--data", str(data), "--model", "base", "--batch", str(batch)]
-        words += ["--root", tiny_root, "--out", str(tmp_path / f"out{batch}")]
+        program = str(Path(sys.executable).parent / "psavlm")
+        told = ["benchmark", "pope", "--data", str(data), "--model", "base", "--batch", str(batch)]
+        told += ["--root", tiny_root, "--out", str(tmp_path / f"out{batch}")]
         environment = {**os.environ, "PSAVLM_CACHE": str(tmp_path / f"cache{batch}")}
-        return subprocess.Popen(
-            [str(Path(sys.executable).parent / "psavlm"), *asked], env=environment
-        )
+        return subprocess.Popen([program, *told], env=environment)
 
     def kept(batch: int) -> int:
         files = (tmp_path / f"cache{batch}" / "answers").glob("*.jsonl")
