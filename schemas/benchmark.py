@@ -56,7 +56,7 @@ class BenchmarkReport(Frozen):
     """`report.json` of a benchmark run.
 
     `official`: the authors' numbers by their names, in their unit. `measures`: rates and means with
-    n and interval; `slices`: the first of them by group. `rejected`: items that could not be asked,
+    n and interval; `slices`: the same by group. `rejected`: items that could not be asked,
     by reason; `unanswered`: those that an endpoint declined; `unscored`: those that the judge could
     not place. `caveats`: what keeps a number from being compared with published ones.
     """

@@ -162,6 +162,9 @@ def test_a_guarded_model_tells_what_it_saw(guarded, folders, store):
     assert report.model == f"stage1/{guarded.fingerprint}"
     rows = read_rows(artifact, store=store)
     assert all(row["flagged"] and 0 <= row["risk"] <= 1 for row in rows)
+    assert (report.measures["guard_flagged"].value, report.measures["guard_flagged"].n) == (1.0, 3)
+    assert report.slices["subset=safe_safes"]["guard_flagged"].n == 1
+    assert set(store.manifest(artifact).parents) == {"base", "model"}
     for row in rows:
         assert set(row["type_probabilities"]) == set(TAXONOMY.type_ids)
         assert sum(row["level_probabilities"].values()) == pytest.approx(1)
@@ -435,12 +438,11 @@ def test_batches_and_a_kill_change_no_answer_of_five_hundred(tiny_root, tmp_path
         picture(data / "images" / f"{n}.jpg", n)
 
     def command(batch: int) -> subprocess.Popen[bytes]:
-        words = ["benchmark", "pope", "--data", str(data), "--model", "base", "--batch", str(batch)]
-        words += ["--root", tiny_root, "--out", str(tmp_path / f"out{batch}")]
+        program = str(Path(sys.executable).parent / "psavlm")
+        told = ["benchmark", "pope", "--data", str(data), "--model", "base", "--batch", str(batch)]
+        told += ["--root", tiny_root, "--out", str(tmp_path / f"out{batch}")]
         environment = {**os.environ, "PSAVLM_CACHE": str(tmp_path / f"cache{batch}")}
-        return subprocess.Popen(
-            [str(Path(sys.executable).parent / "psavlm"), *asked], env=environment
-        )
+        return subprocess.Popen([program, *told], env=environment)
 
     def kept(batch: int) -> int:
         files = (tmp_path / f"cache{batch}" / "answers").glob("*.jsonl")

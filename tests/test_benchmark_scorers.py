@@ -1,9 +1,12 @@
 """Official scores by hand, and every quirk of published files and parsers that FORMATS.md names."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from schemas.benchmark import BenchmarkConfig
@@ -23,7 +26,7 @@ from tasks.judges import Given, choose_judge
 from tasks.judges.exact import PhraseJudge
 from tasks.respond import Told
 from tasks.respond.replay import read_results
-from tests.benchmark_folders import FOLDERS, ITEMS, PHRASES, lines
+from tests.benchmark_folders import FOLDERS, ITEMS, PHRASES, encoded, lines
 
 CONFIG = BenchmarkConfig(name="x", data="x", bootstrap=50)
 
@@ -379,7 +382,7 @@ def test_xstest_by_hand_and_free_text_in_a_class_column(tmp_path: Path):
     rows = verdicts(items, made[0], Verdict("unscored", text="I would say 2"), made[2])
     assert xstest.official(rows, "official")["safe 1_full_compliance"] == 100.0
     measures, _ = numbers(rows, xstest.BENCHMARK, CONFIG)
-    assert {name: metric.n for name, metric in measures.items()} == {
+    assert {name: metric.n for name, metric in measures.items()} == {  # and no guard
         "benign_refused": 1,
         "attack_success": 1,
         "benign_partial": 1,
@@ -483,3 +486,56 @@ def test_one_more_file_than_is_meant_is_told(tmp_path: Path):
     lines(tmp_path / "s" / "SEED-b.json", [])
     with pytest.raises(DataError, match="2 files for seedbench"):
         asked("seedbench", data)
+
+
+# --- Parquet as lmms-lab keeps it ---
+
+
+def packed(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.mkdir()
+    images = [{"bytes": base64.b64decode(encoded(row.pop("n"))), "path": None} for row in rows]
+    columns = [{**row, "image": image} for row, image in zip(rows, images, strict=True)]
+    pq.write_table(pa.Table.from_pylist(columns), path / "test-00000-of-00001.parquet")
+    return path
+
+
+def test_pope_and_mme_in_parquet(tmp_path: Path):
+    told = {"question": "is it ?", "n": 1}
+    rows = [{**told, "question_id": str(n), "answer": "yes", "category": "random"} for n in (1, 2)]
+    items = asked("pope", Data("pope", str(packed(tmp_path / "p", rows)), ""))
+    assert [(i.id, i.target, i.slices) for i in items] == [
+        (f"random:{n}", "yes", {"drawn": "random"}) for n in (1, 2)
+    ]
+    assert items[0].images[0].data is items[1].images[0].data  # held once
+    rows = [
+        {**told, "question_id": "OCR/1.png", "answer": answer, "category": "OCR"}
+        for answer in ("Yes", "No", "Perhaps")
+    ]
+    data = Data("mme", str(packed(tmp_path / "m", rows)), "")
+    items = asked("mme", data)
+    assert [(i.id, i.target) for i in items] == [
+        ("OCR/1.png:1", "yes"),
+        ("OCR/1.png:2", "no"),
+    ]
+    assert rejected("mme", data) == [("test-00000-of-00001.parquet:3", "bad_value")]
+    rows_of = exact(mme.BENCHMARK, items, ["Yes", "No"])
+    assert mme.official(rows_of, "official")["OCR"] == 200.0
+    assert mme.results(rows_of)["OCR.txt"].startswith("1.png\tis it ?\tYes\tYes\n")
+
+
+def test_mmbench_in_parquet(tmp_path: Path):
+    shared = {"question": "which ?", "hint": "nan", "C": "nan", "D": "nan", "n": 1}
+    rows = [
+        {**shared, "index": 3, "A": "red", "B": "blue", "answer": "A", "L2-category": "seeing"},
+        {**shared, "index": 1_000_003, "A": "blue", "B": "red", "answer": "B", "L2-category": "-"},
+        {**shared, "index": None, "A": "x", "B": "y", "answer": "A", "L2-category": "-"},
+    ]
+    data = Data("mmbench", str(packed(tmp_path / "m", rows)), "")
+    items = asked("mmbench", data)
+    assert [(i.id, i.group, i.target, dict(i.options)) for i in items] == [
+        ("3", "3", "A", {"A": "red", "B": "blue"}),
+        ("1000003", "3", "B", {"A": "blue", "B": "red"}),
+    ]
+    assert rejected("mmbench", data) == [("test-00000-of-00001.parquet:3", "missing_key")]
+    found = mmbench.official(exact(mmbench.BENCHMARK, items, ["A", "B"]), "official")
+    assert found["overall"] == found["seeing"] == 100.0

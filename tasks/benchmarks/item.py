@@ -86,7 +86,7 @@ class Benchmark:
         about: one line for people.
         layout: what its folder holds.
         read: items and rejects of a folder.
-        measures: its rates and means; the first is the one that slices show.
+        measures: its rates and means.
         official: judged rows and a rule to the official numbers, by their official names.
         decide: an exact rule from item, answer and rule to a verdict; None where none decides.
         phrases: the list that its authors use, or ours; `own_phrases` finds it in the folder.

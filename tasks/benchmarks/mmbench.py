@@ -3,11 +3,12 @@
 import base64
 import binascii
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from schemas.samples import RawRecord, RawReject
 from tasks.benchmarks.data import Data, records
+from tasks.benchmarks.hf import HfRows
 from tasks.benchmarks.item import Benchmark, Item, Items, Measure, Picture, Row, Verdict
 from tasks.benchmarks.letters import letter_of
 from tasks.benchmarks.refusals import PERCENT
@@ -17,11 +18,19 @@ ROTATION = 1_000_000
 ABSENT = ("", "nan", "none")
 LONGEST_INDEX = 64  # a shorter text in `image` is the index of the row that has the image
 ASK = "Reply with the letter of the right option and nothing else."
-LAYOUT = "one .tsv with index, question, hint, A, B, ..., answer, category and image in base64"
+LAYOUT = (
+    "one .tsv with index, question, hint, A, B, ..., answer, category and image in base64; or "
+    "lmms-lab's Parquet files of one split"
+)
 
 
 def read(data: Data) -> Items:
     """The rows of the table; a row without an answer (the test split) has no target."""
+    packed = HfRows(data)
+    if packed.files:
+        for row in packed.rows("index", "question"):
+            yield row if isinstance(row, RawReject) else _packed(*row)
+        return
     file = data.one("*.tsv", "**/*.tsv")
     # Which columns hold what is MMBench's own: all of them travel in `extra`.
     columns = {"image": "", "answer": "", "level": "", "split": "", "language": ""}
@@ -31,23 +40,34 @@ def read(data: Data) -> Items:
         yield record if isinstance(record, RawReject) else _item(record, pictures)
 
 
+def _packed(key: str, cells: dict[str, Any]) -> Item | RawReject:
+    return _question(key, cells, _text(cells["question"]), cells["image"])
+
+
 def _item(record: RawRecord, pictures: dict[str, bytes]) -> Item | RawReject:
-    cell = record.extra.get
+    index = _text(record.extra.get("index"))
+    data = _picture(str(record.extra.get("image") or ""), index, pictures)
+    if index.isdecimal() and data is None:
+        return RawReject(record.source_key, "image_missing", "image is no base64 and no index")
+    question = record.messages[0].text
+    return _question(record.source_key, record.extra, question, Picture(data=data))
+
+
+def _question(
+    key: str, cells: Mapping[str, Any], question: str, picture: Picture
+) -> Item | RawReject:
+    cell = cells.get
     index = _text(cell("index"))
     options = {c: text for c in LETTERS if (text := _text(cell(c)))}
     if not index.isdecimal() or not options:
-        return RawReject(record.source_key, "missing_key", "index and options were expected")
-    picture = _picture(str(cell("image") or ""), index, pictures)
-    if picture is None:
-        return RawReject(record.source_key, "image_missing", "image is no base64 and no index")
+        return RawReject(key, "missing_key", "index and options were expected")
     hint = _text(cell("hint"))
     listed = "\n".join(f"{letter}. {text}" for letter, text in options.items())
-    question = record.messages[0].text
     slices = {"category": _text(cell("category")), "l2": _text(_either(cell))}
     return Item(
         id=index,
         prompt="\n".join(filter(None, [hint, question, listed, ASK])),
-        images=(Picture(data=picture),),
+        images=(picture,),
         target=_text(cell("answer")).upper(),
         options=options,
         group=str(int(index) % ROTATION),
@@ -67,6 +87,8 @@ def _text(value: Any) -> str:
 
 
 def _picture(cell: str, index: str, pictures: dict[str, bytes]) -> bytes | None:
+    if not index.isdecimal():
+        return None
     if len(cell) <= LONGEST_INDEX:
         # Rotations come after their question; without a reference they share its image.
         known = pictures.get(cell or str(int(index) % ROTATION))

@@ -1,6 +1,7 @@
 """MME: two questions about each image, yes or no, in fourteen tasks; acc and acc+ of each."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
@@ -8,6 +9,7 @@ from infra.places import Found, open_file
 from schemas.errors import DataError
 from schemas.samples import RawReject
 from tasks.benchmarks.data import Data
+from tasks.benchmarks.hf import HfRows
 from tasks.benchmarks.item import Benchmark, Item, Items, Measure, Picture, Row, Verdict
 
 PERCEPTION = (
@@ -20,7 +22,8 @@ COGNITION = (
 TOTALS = {"perception": PERCEPTION, "cognition": COGNITION}
 LAYOUT = (
     "a folder per task (existence, count, ..., code_reasoning) with images and for each a .txt of "
-    "two lines, question, tab and Yes or No; or the two kinds in images/ and questions_answers_YN/"
+    "two lines, question, tab and Yes or No; or the two kinds in images/ and "
+    "questions_answers_YN/; or lmms-lab's Parquet files"
 )
 TWO, HEAD = 2, 4
 BREAKS = re.compile(r"[\t\r\n]")
@@ -29,6 +32,10 @@ ENDINGS = (".jpg", ".png", ".jpeg")
 
 def read(data: Data) -> Items:
     """The questions of every task's folder."""
+    packed = HfRows(data)
+    if packed.files:
+        yield from _packed(packed)
+        return
     tasks = [task for tasks in TOTALS.values() for task in tasks if data.some(f"{task}/**/*.txt")]
     if not tasks:
         raise DataError(
@@ -38,6 +45,25 @@ def read(data: Data) -> Items:
         pictures = {PurePosixPath(f.name).stem: f for f in _pictures(data, task)}
         for file in data.some(f"{task}/**/*.txt"):
             yield from _questions(file, task, pictures)
+
+
+def _packed(packed: HfRows) -> Items:
+    """Rows of one question_id are the two questions about an image."""
+    seen: Counter[str] = Counter()
+    for row in packed.rows("question_id", "question", "answer", "category"):
+        if isinstance(row, RawReject):
+            yield row
+            continue
+        key, cells = row
+        # `question_id` is `task/image`, for both questions of an image.
+        about = (str(cells["category"]), str(cells["question_id"]).rpartition("/")[2])
+        group, truth = "/".join(about), str(cells["answer"])
+        if truth.strip().lower() not in ("yes", "no"):
+            yield RawReject(key, "bad_value", f"answer {truth!r:.40} is neither yes nor no")
+            continue
+        seen[group] += 1
+        asked = (seen[group], str(cells["question"]), truth)
+        yield _item(group, about, cells["image"], asked)
 
 
 def _pictures(data: Data, task: str) -> list[Found]:
@@ -61,15 +87,23 @@ def _questions(file: Found, task: str, pictures: dict[str, Found]) -> Items:
         return
     folder, _, name = picture.uri.rpartition("/")
     for number, (question, truth) in enumerate(asked, start=1):
-        yield Item(
-            id=f"{key}:{number}",
-            prompt=question.strip(),
-            images=(Picture(folder, name),),
-            target=truth.strip().lower(),
-            group=key,
-            slices={"task": task},
-            facts={"question_id": f"{task}/{name}", "category": task, "image": name},
-        )
+        yield _item(key, (task, name), Picture(folder, name), (number, question, truth))
+
+
+def _item(
+    group: str, about: tuple[str, str], picture: Picture, asked: tuple[int, str, str]
+) -> Item:
+    """An item of a pair: task and image's name; number, question and truth."""
+    (task, name), (number, question, truth) = about, asked
+    return Item(
+        id=f"{group}:{number}",
+        prompt=question.strip(),
+        images=(picture,),
+        target=truth.strip().lower(),
+        group=group,
+        slices={"task": task},
+        facts={"question_id": f"{task}/{name}", "category": task, "image": name},
+    )
 
 
 def official_word(answer: str) -> str:

@@ -7,15 +7,23 @@ from typing import Any
 
 from schemas.samples import RawReject
 from tasks.benchmarks.data import Data
+from tasks.benchmarks.hf import HfRows
 from tasks.benchmarks.item import Benchmark, Item, Items, Measure, Picture, Row, Verdict
 from tasks.sources.json_rows import json_lines
 
 NO = ("No", "not", "no")
-LAYOUT = "coco_pope_random.json and others (JSON Lines), and their images in val2014/ or images/"
+LAYOUT = (
+    "coco_pope_random.json and others (JSON Lines), and their images in val2014/ or images/; or "
+    "lmms-lab's Parquet files"
+)
 
 
 def read(data: Data) -> Items:
     """Every line of every file; the slice is the way in which its objects were drawn."""
+    packed = HfRows(data)
+    if packed.files:
+        yield from _packed(packed)
+        return
     images = data.folder("val2014", "images")
     for file in data.files("**/*pope*.json", "**/*pope*.jsonl"):
         drawn = PurePosixPath(file.name).stem
@@ -24,16 +32,28 @@ def read(data: Data) -> Items:
             yield _item(line, key, drawn, images) if not fault else RawReject(key, "bad_row", fault)
 
 
+def _packed(packed: HfRows) -> Items:
+    for row in packed.rows("question_id", "question", "answer", "category"):
+        if isinstance(row, RawReject):
+            yield row
+            continue
+        key, cells = row
+        line = {name: cells[name] for name in ("question_id", "image")}
+        line |= {"text": cells["question"], "label": str(cells["answer"]).strip().lower()}
+        yield _item(line, key, str(cells["category"]), "")
+
+
 def _item(line: Any, key: str, drawn: str, images: str) -> Item | RawReject:
     needed = ("question_id", "image", "text", "label")
     if not isinstance(line, dict) or any(name not in line for name in needed):
         return RawReject(key, "missing_key", f"{', '.join(needed)} were expected")
     if line["label"] not in ("yes", "no"):
         return RawReject(key, "bad_value", f"label {line['label']!r:.40} is neither yes nor no")
+    image = line["image"]
     return Item(
         id=f"{drawn}:{line['question_id']}",
         prompt=str(line["text"]),
-        images=(Picture(images, str(line["image"])),),
+        images=(image if isinstance(image, Picture) else Picture(images, str(image)),),
         target=line["label"],
         slices={"drawn": drawn},
         facts={"question_id": str(line["question_id"]), "category": drawn},

@@ -13,6 +13,8 @@ from tasks.evaluate.intervals import clustered, rate
 from tasks.judges import UNSCORED, Judge
 
 MILLION = 1_000_000
+# What the guard would act on; on benign benchmarks these are its false positives.
+FLAGGED = Measure("guard_flagged", lambda row: row["flagged"])
 # How the authors judge -> in words.
 AUTHORS = {
     "exact": "an exact rule",
@@ -25,17 +27,13 @@ AUTHORS = {
 def numbers(
     rows: Sequence[Row], benchmark: Benchmark, config: BenchmarkConfig
 ) -> tuple[dict[str, Metric], dict[str, dict[str, Metric]]]:
-    """The measures over all rows, and the first of them for each value of each slice.
-
-    Which is first: the first that has any rows.
-    """
+    """The measures over all rows, and for each value of each slice; those that any row is in."""
+    counted = (*benchmark.measures, FLAGGED)
     measures = {
-        one.name: metric
-        for one in benchmark.measures
-        if (metric := metric_of(rows, one, config)) is not None
+        one.name: metric for one in counted if (metric := metric_of(rows, one, config)) is not None
     }
     slices: dict[str, dict[str, Metric]] = {}
-    for one in benchmark.measures:
+    for one in counted:
         for label, own in sorted(_sliced(rows).items()):
             if (metric := metric_of(own, one, config)) is not None:
                 slices.setdefault(label, {})[one.name] = metric
