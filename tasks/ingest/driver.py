@@ -3,8 +3,8 @@
 It is one of its own because Ray ends it, without a word or an exception, when the node that it is
 connected to goes away: whoever started it lives on and can tell.
 
-Comes in on stdin: Arrow's stream of ASKED, first a row with the settings and the library's ids;
-then blocks, and a batch of no rows after the last one of a chunk. Goes out on stdout: a line with
+Comes in on stdin: Arrow's stream of ASKED, in chunks that end with a batch of no rows. The first
+has the settings and then the library's ids, the others have blocks. Goes out on stdout: a line with
 the cluster's CPUs, then Arrow's stream of ANSWERED, an answer for each row in order. What goes
 wrong is written into a file that both share.
 """
@@ -24,7 +24,7 @@ import pyarrow as pa
 from infra import ray_cluster
 from schemas.config import IngestConfig
 from schemas.errors import PsavlmError, ServerError
-from tasks.ingest.worker import ANSWERED, ASKED, decoded_block
+from tasks.ingest.worker import ANSWERED, decoded_block
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -90,23 +90,25 @@ def _answer(out: Any) -> None:
     out.write(b"%d\n" % int(ray.cluster_resources().get("CPU", 0)))
     out.flush()
     with pa.ipc.open_stream(sys.stdin.buffer) as asked:
-        first = next(iter(asked), None)
-        if first is None:  # the cluster is not larger than the parent
+        if not (first := list(_chunk(asked))):  # the cluster is not larger than the parent
             return
-        settings, ids = (first[name][0].as_py() for name in ASKED.names)
-        told = json.loads(settings)
+        told = json.loads(first[0]["path"][0].as_py())
         told["config"] = IngestConfig.model_validate(told["config"])
-        told["library"] = ray.put(np.frombuffer(ids, "S32"))
-        blocks: list[ObjectRef[pa.Table]] = []
+        ids = [np.frombuffer(batch["data"][0].as_py(), "S32") for batch in first]
+        told["library"] = ray.put(np.concatenate(ids))
         with pa.ipc.new_stream(out, ANSWERED) as answers:
-            for batch in asked:
-                if batch.num_rows:
-                    blocks.append(ray.put(pa.Table.from_batches([batch])))
-                    continue
+            while blocks := [ray.put(pa.Table.from_batches([one])) for one in _chunk(asked)]:
                 for table in _decoded(blocks, told):
                     answers.write_table(table)
                     out.flush()
-                blocks = []
+
+
+def _chunk(asked: pa.ipc.RecordBatchStreamReader) -> Iterator[pa.RecordBatch]:
+    """The batches up to an empty one."""
+    for batch in asked:
+        if not batch.num_rows:
+            return
+        yield batch
 
 
 def _decoded(blocks: "list[ObjectRef[pa.Table]]", told: dict[str, Any]) -> Iterator[pa.Table]:

@@ -21,7 +21,9 @@ from tasks.ingest.worker import ASKED
 
 HOME = Path(__file__).parents[2]
 # By -m it would be imported twice: this package's own imports lead to it.
-DRIVER = "from tasks.ingest.driver import main; main()"
+DRIVER = ("-P", "-W", "ignore", "-c", "from tasks.ingest.driver import main; main()")
+# Of the library, so that it is not in memory once more.
+IDS_AT_ONCE = 1_000_000
 # Seconds that it may take to say good-bye to the cluster.
 LEAVE_S = 30
 # What reading from and writing to a process that has ended raises.
@@ -39,22 +41,13 @@ class Link:
         above = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._words = TemporaryFile()  # noqa: SIM115 - closed with the link
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-W",
-                "ignore",
-                "-c",
-                DRIVER,
-                f"{self._words.fileno()}",
-                address,
-            ],
+            [sys.executable, *DRIVER, f"{self._words.fileno()}", address],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(above)},
             pass_fds=[self._words.fileno()],
         )
-        self._asked: Any = None
+        self._asked = pa.ipc.new_stream(self._process.stdin, ASKED)
         self._answers: Any = None
         line = self._process.stdout.readline()
         if not line:
@@ -68,9 +61,11 @@ class Link:
         if folder and not is_remote(folder):
             folder = os.path.abspath(folder)
         config = loading.config.model_dump(mode="json")
-        ids = loading.spool.library.ids().tobytes()
-        self._asked = pa.ipc.new_stream(self._process.stdin, ASKED)
-        self.ask([{"path": json.dumps({"folder": folder, "config": config}), "data": ids}])
+        self.ask([{"path": json.dumps({"folder": folder, "config": config}), "data": b""}])
+        ids = loading.spool.library.ids()
+        for start in range(0, len(ids), IDS_AT_ONCE):
+            self.ask([{"path": "", "data": ids[start : start + IDS_AT_ONCE].tobytes()}])
+        self.ask([])
 
     def ask(self, rows: list[dict[str, Any]]) -> None:
         """Send a block of ASKED; none closes a chunk, whose answers can be read then.
@@ -102,6 +97,8 @@ class Link:
         """Let it end; after an error end it, for it may be in mid-work."""
         if kind:
             self._process.kill()
+        with suppress(OSError, pa.ArrowException):  # it has ended
+            self._asked.close()
         with suppress(BrokenPipeError):
             self._process.stdin.close()
         try:
