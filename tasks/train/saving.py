@@ -17,23 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from infra.store import Store
-from model.checkpoint import (
-    BaseReference,
-    TrainingState,
-    language_weights,
-    load_card,
-    load_state,
-    save_model,
-    save_state,
-)
+from model.checkpoint import TrainingState, language_weights, load_state, save_state
 from model.lora import lora_parameters
-from model.policy import GuardPolicy, fit_policy
 from model.tensors import copy_tensors, read_tensors, write_tensors
 from schemas.errors import StorageError, TrainingError
-from tasks.base_model import FOLDER, known_as
-from tasks.train.data import calibration_items
+from tasks.base_model import FOLDER
 from tasks.train.job import CURVE, ORDER
+from tasks.train.publish import publish
 from tasks.train.seal import damage, seal
 from tasks.train.worker import Worker
 
@@ -47,7 +37,6 @@ POINTS = pa.schema(
         ("gradient_norm", pa.float64()),
     ]
 )
-CALIBRATION_BATCH = 256
 log = logging.getLogger(__name__)
 
 
@@ -155,7 +144,7 @@ def write_checkpoint(
     pq.write_table(pa.Table.from_pylist(worker.losses, schema=POINTS), folder / CURVE)
     pq.write_table(worker.order, folder / ORDER)
     if worker.is_last(state):
-        _publish(worker, folder / FOLDER)
+        publish(worker, folder / FOLDER)
     seal(folder)
 
 
@@ -183,46 +172,3 @@ def _weights(worker: Worker) -> dict[str, Tensor]:
     if "full" in worker.job.config.parts:
         weights |= language_weights(model)
     return {**weights, **lora_parameters(model.backbone)}
-
-
-def _publish(worker: Worker, folder: Path) -> None:
-    job = worker.job
-    store = Store(job.root)
-    if job.inputs.start is not None:
-        policy = load_card(store.local(job.inputs.start) / FOLDER).policy
-    elif worker.model.has_head:
-        policy = _calibrate(worker, store)
-    else:
-        policy = GuardPolicy()
-    name, revision = known_as(store, job.inputs.base)
-    save_model(
-        folder,
-        worker.model,
-        stage=job.config.stage,
-        method=job.config.method,
-        taxonomy=job.taxonomy,
-        hints=job.hints,
-        base=BaseReference(name=name, revision=revision),
-        policy=policy,
-    )
-
-
-@torch.no_grad()
-def _calibrate(worker: Worker, store: Store) -> GuardPolicy:
-    """Temperatures and threshold from the calibration split, which no part has trained on."""
-    worker.model.eval()
-    items = calibration_items(store.local(worker.job.inputs.labelled), worker.job.taxonomy)
-    logits = []
-    for first in range(0, len(items), CALIBRATION_BATCH):
-        batch = items[first : first + CALIBRATION_BATCH]
-        features = worker.data.images(batch)
-        logits.append(worker.model.concept_logits(features, [item.question for item in batch]))
-    types, levels = (torch.cat(column).cpu() for column in zip(*logits, strict=True))
-    return fit_policy(
-        types,
-        levels,
-        torch.tensor([item.risk_type for item in items]),
-        torch.tensor([item.risk_level for item in items]),
-        false_positive_budget=worker.job.config.false_positive_budget,
-        rule=worker.job.config.method.threshold,
-    )
