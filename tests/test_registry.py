@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 
 from flows.cli.named import model_address
 from infra.decisions import add_decision, deciding, read_decisions
+from infra.port import spare_port
 from infra.registry import Live, Registry, Run, resolve_model
 from infra.registry.connect import connected
 from infra.store import Store
@@ -94,9 +95,9 @@ def test_figures_make_no_registry_and_end_no_work(tmp_path: Path, caplog) -> Non
     live.log({"loss": 1.0}, 1)
     live.end(well=True)
     assert not list(tmp_path.iterdir())
-    (tmp_path / "mlflow.db").write_text("no database")
-    live.log({"loss": 1.0}, 2)
-    live.log({"loss": 1.0}, 3)
+    away = Live(key="k", name="n", uri=f"http://127.0.0.1:{spare_port()}")
+    away.log({"loss": 1.0}, 2)
+    away.log({"loss": 1.0}, 3)
     assert caplog.text.count("no live figures") == 1
 
 

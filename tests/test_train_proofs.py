@@ -197,7 +197,7 @@ def test_a_node_that_goes_away_in_mid_run_changes_no_bit(
     assert files_of(artifact) == files_of(calm["stage1"])
 
 
-def test_a_loss_that_blows_up_ends_the_command_at_once_and_names_rows(
+def test_a_loss_that_blows_up_ends_the_command_at_once(
     only_cluster: None, encoded_root: str, tmp_path: Path
 ) -> None:
     preset = tmp_path / "wild.toml"
@@ -209,7 +209,8 @@ def test_a_loss_that_blows_up_ends_the_command_at_once_and_names_rows(
     told = json.loads(out)
     assert told["error"] == "TrainingError"
     assert re.search(
-        r"stopped before the optimiser step: .* look at the rows .*[0-9a-f]{64}", told["message"]
+        r"stopped before the optimiser step: .*no row of this batch has a finite loss",
+        told["message"],
     )
 
 
