@@ -36,8 +36,8 @@ from tasks.train import Inputs
 from tasks.train.data import TrainingData
 from tasks.train.job import Job
 from tasks.train.loop import backward
+from tasks.train.publish import publish
 from tasks.train.reporter import Reporter
-from tasks.train.saving import _publish
 from tasks.train.worker import Worker, _load
 from tests.small_run import small_base
 from tests.squares import COLOURS, squares
@@ -189,7 +189,7 @@ def trained(run) -> tuple[Artifact, list[float]]:
         apply_gradients(losses[-1], optimizer, step=step, part=part)
 
     def build(folder: Path) -> dict[str, int]:
-        _publish(worker, folder / "model")
+        publish(worker, folder / "model")
         return {"steps": part.steps}
 
     parents = {"base": run.made["base"]}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.config import PipelineConfig, SourceConfig
+from schemas.config import PipelineConfig, SourceConfig, TrainConfig
 from schemas.errors import ConfigError
 from schemas.presets import Parameters, resolve
 from schemas.taxonomy import shipped
@@ -55,14 +55,41 @@ def flat(tree: dict, *, place: str = "") -> dict[str, object]:
     return found
 
 
+CARDS = {"llava-1.5-7b-48gb": 48e9, "llava-1.5-7b-80gb": 80e9}
+
+
 @pytest.mark.parametrize("name", shipped("presets"))
 def test_every_shipped_preset_makes_a_whole_config(name):
     config = made(preset=name)
     assert config.preset == name
-    assert config.world is not None
     assert set(config.stage1.parts) == {"concept", "tokens"}
     assert set(config.stage2.parts) == {"lora"}
-    assert {source.split for source in config.ingest.sources} == {"train", "test"}
+    if name not in CARDS:  # those are for one's own data
+        assert config.world is not None
+        assert {source.split for source in config.ingest.sources} == {"train", "test"}
+
+
+def test_what_a_7b_must_keep_in_memory_leaves_room_on_its_card():
+    """Weights, gradients (twice: summed in one piece), moments, and what layers keep of a batch."""
+    sizes = {name: held(made(preset=name).stage2) for name in CARDS}
+    for name, card in CARDS.items():
+        assert sizes[name] < 0.85 * card, (name, sizes[name])
+    assert sizes["llava-1.5-7b-48gb"] < sizes["llava-1.5-7b-80gb"]
+
+
+def held(config: TrainConfig) -> float:
+    """Bytes of a step of stage 2 with prompts of 640 image positions and 200 tokens."""
+    width, wide, layers, rank = 4096, 11008, 32, config.method.lora_rank
+    attention, mlp = 4 * width * width, 3 * width * wide
+    encoder, projector, tables = 303e6, 21e6, 2 * 32064 * width
+    base = layers * (attention + mlp) + encoder + projector + tables
+    adapters = layers * rank * (4 * 2 * width + 3 * (width + wide))
+    assert config.precision == "bf16"
+    positions = config.parts["lora"].micro_batch * 840
+    # Every product's output, or only what a layer begins with, and one layer computed again.
+    whole = 5 * width + 3 * wide
+    kept = layers * whole if config.recompute == "cheap" else layers * width + 2 * whole
+    return 2 * base + 5 * 4 * adapters + 2 * positions * kept + 4 * 1024 * 32064 * 3
 
 
 def test_the_hard_preset_is_the_easy_one_in_a_harder_world():

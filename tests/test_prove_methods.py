@@ -39,8 +39,8 @@ from tasks.train import Inputs
 from tasks.train.data import TrainingData
 from tasks.train.job import Job
 from tasks.train.loop import backward
+from tasks.train.publish import calibrate
 from tasks.train.reporter import Reporter
-from tasks.train.saving import _calibrate
 from tasks.train.worker import Worker, _load
 from tests.benchmarks.record import record
 from tests.test_methods import MADE_OF
@@ -223,7 +223,7 @@ class House:
         worker = Worker(job, self.model, data, 0, 1, Reporter(job, 1), donors=data.donors())
         for name in own.parts:
             _train_part(worker, name)
-        policy = self.guard["stage1"].policy if self.guard else _calibrate(worker, self.store)
+        policy = self.guard["stage1"].policy if self.guard else calibrate(worker, self.store)
         self.guard[stage.value] = GuardedVlm(
             self.model, taxonomy=TAXONOMY, hints=job.hints, policy=policy
         )

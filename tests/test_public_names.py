@@ -497,7 +497,9 @@ def test_formats_presets_mappings_and_hints():
     assert shipped("formats") == [
         "beavertails-v", "jailbreakv-28k", "llava-questions", "llavaguard", "spa-vl", "unsafebench",
     ]  # fmt: skip
-    assert shipped("presets") == ["tiny", "tiny-hard"]
+    assert shipped("presets") == [
+        "llava-1.5-7b-48gb", "llava-1.5-7b-80gb", "tiny", "tiny-hard",
+    ]  # fmt: skip
     assert shipped("mappings") == [
         "beavertails-v", "canonical", "clean", "figstep", "jailbreakv-28k", "llavaguard",
         "mm-safetybench", "mossbench", "psa-vlm", "rtvlm", "spa-vl", "tiny", "unsafebench",

@@ -15,7 +15,8 @@ from mlflow import MlflowClient
 
 from flows.cli.named import model_address
 from infra.decisions import add_decision, deciding, read_decisions
-from infra.registry import Registry, Run, resolve_model
+from infra.port import spare_port
+from infra.registry import Live, Registry, Run, resolve_model
 from infra.registry.connect import connected
 from infra.store import Store
 from schemas.artifact import Artifact
@@ -61,6 +62,43 @@ def runs(registry: Registry, key: str) -> list:
     client = connected(registry.uri)
     found = client.get_experiment_by_name("psavlm")
     return client.search_runs([found.experiment_id], f"tags.psavlm_key = '{key}'")
+
+
+# --- figures of a run that is going on ---
+
+
+def test_figures_are_logged_by_step_into_the_run_that_the_model_is_registered_with(
+    registry: Registry, tmp_path: Path
+) -> None:
+    artifact = model(tmp_path, "live")
+    registry.versions() or registry.log_run(said(artifact, key="another"))  # a registry is there
+    live = Live(key=artifact.fingerprint, name="stage2")
+    for step in (10, 20):
+        live.log({"lora/loss": 30.0 / step}, step)
+        (run,) = runs(registry, artifact.fingerprint)
+        assert run.info.status == "RUNNING"
+    live.end(well=False)
+    assert runs(registry, artifact.fingerprint)[0].info.status == "FAILED"
+    again = Live(key=artifact.fingerprint, name="stage2")
+    again.log({"lora/loss": 1.0}, 30)
+    again.end(well=True)
+    version = registry.register(artifact, said(artifact))
+    (run,) = runs(registry, artifact.fingerprint)
+    assert (run.info.run_id, run.info.status) == (version.run, "FINISHED")
+    history = connected(registry.uri).get_metric_history(version.run, "lora/loss")
+    assert [(point.step, point.value) for point in history] == [(10, 3.0), (20, 1.5), (30, 1.0)]
+
+
+def test_figures_make_no_registry_and_end_no_work(tmp_path: Path, caplog) -> None:
+    nowhere = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    live = Live(key="k", name="n", uri=nowhere)
+    live.log({"loss": 1.0}, 1)
+    live.end(well=True)
+    assert not list(tmp_path.iterdir())
+    away = Live(key="k", name="n", uri=f"http://127.0.0.1:{spare_port()}")
+    away.log({"loss": 1.0}, 2)
+    away.log({"loss": 1.0}, 3)
+    assert caplog.text.count("no live figures") == 1
 
 
 # --- runs and versions ---

@@ -197,6 +197,23 @@ def test_a_node_that_goes_away_in_mid_run_changes_no_bit(
     assert files_of(artifact) == files_of(calm["stage1"])
 
 
+def test_a_loss_that_blows_up_ends_the_command_at_once(
+    only_cluster: None, encoded_root: str, tmp_path: Path
+) -> None:
+    preset = tmp_path / "wild.toml"
+    preset.write_text('extends = "tiny"\n[stage1.parts.concept]\nlr = 1e30\nwarmup_steps = 0\n')
+    root = linked(tmp_path / "root", encoded_root)
+    driver = begun("stage1", "--preset", str(preset), "--root", str(root), cwd=tmp_path)
+    out, err = driver.communicate(timeout=600)
+    assert driver.returncode == 1
+    told = json.loads(out)
+    assert told["error"] == "TrainingError"
+    assert re.search(
+        r"stopped before the optimiser step: .*no row of this batch has a finite loss",
+        told["message"],
+    )
+
+
 def test_figures_are_on_the_scrape_endpoint_while_it_trains(
     only_cluster: None, encoded_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

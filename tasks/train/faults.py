@@ -32,6 +32,8 @@ def culprits(worker: Worker, name: str, items: list[Item], step: int, part: Part
                 own.append(item.sample_id)
     worker.meter.counts = {}
     found, batch = _of_all(own), _of_all([item.sample_id for item in items])
+    if len(found) == len(batch) > 1:
+        return "look at what came before: no row of this batch has a finite loss with these weights"
     if found:
         return f"look at the rows whose own loss is not finite: {_named(found)}"
     return f"look at the rows of this batch, of which none is at fault alone: {_named(batch)}"

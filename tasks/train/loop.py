@@ -57,21 +57,9 @@ def _train_part(worker: Worker, name: str, *, resumed: TrainingState | None) -> 
     if start < part.steps:
         rehearse(worker, name, part, partial(backward, worker, name))
     for step in range(start, part.steps):
-        began = time.perf_counter()
-        seed_step(config.seed, step, worker.rank)
-        with worker.meter.waiting():
-            items = worker.items(step, part)
-        optimizer.zero_grad(set_to_none=True)
-        sums = backward(worker, name, items, step, part)
-        blame = partial(culprits, worker, name, items, step, part)
-        done = apply_gradients(sums["loss"], optimizer, step=step, part=part, blame=blame)
-        point = {"part": name, "step": step + 1, "loss": done.loss, "lr": done.rate}
-        point |= {"gradient_norm": done.gradient_norm}
-        worker.note(point, items)
-        seconds = time.perf_counter() - began
-        worker.reporter.step(point, sums, part, worker.meter, seconds=seconds)
+        point, asked = _step(worker, name, step, part, optimizer)
         state = TrainingState(stage=config.stage, part=name, step=step + 1)
-        stopped = sums["stop"] > 0 and not worker.is_last(state)
+        stopped = asked and not worker.is_last(state)
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == part.steps or stopped:
             told = {**point, **worker.reporter.figures}
             report_checkpoint(worker, parameters, optimizer, state, metrics=told, now=stopped)
@@ -79,6 +67,30 @@ def _train_part(worker: Worker, name: str, *, resumed: TrainingState | None) -> 
             worker.reporter.stopped(point)
             return True
     return False
+
+
+def _step(
+    worker: Worker, name: str, step: int, part: PartConfig, optimizer: torch.optim.AdamW
+) -> tuple[dict[str, Any], bool]:
+    """One optimizer step, noted and told; its point of the curve, and whether it is to be the last.
+
+    Raises:
+        TrainingError: the loss or the gradient is not finite.
+    """
+    began = time.perf_counter()
+    seed_step(worker.job.config.seed, step, worker.rank)
+    with worker.meter.waiting():
+        items = worker.items(step, part)
+    optimizer.zero_grad(set_to_none=True)
+    sums = backward(worker, name, items, step, part)
+    blame = partial(culprits, worker, name, items, step, part)
+    done = apply_gradients(sums["loss"], optimizer, step=step, part=part, blame=blame)
+    point = {"part": name, "step": step + 1, "loss": done.loss, "lr": done.rate}
+    point |= {"gradient_norm": done.gradient_norm}
+    worker.note(point, items)
+    seconds = time.perf_counter() - began
+    worker.reporter.step(point, sums, part, worker.meter, seconds=seconds)
+    return point, sums["stop"] > 0
 
 
 def backward(

@@ -17,23 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from infra.store import Store
-from model.checkpoint import (
-    BaseReference,
-    TrainingState,
-    language_weights,
-    load_card,
-    load_state,
-    save_model,
-    save_state,
-)
+from model.checkpoint import TrainingState, language_weights, load_state, save_state
 from model.lora import lora_parameters
-from model.policy import GuardPolicy, fit_policy
 from model.tensors import copy_tensors, read_tensors, write_tensors
 from schemas.errors import StorageError, TrainingError
-from tasks.base_model import FOLDER, known_as
-from tasks.train.data import calibration_items
+from tasks.base_model import FOLDER
 from tasks.train.job import CURVE, ORDER
+from tasks.train.publish import publish
 from tasks.train.seal import damage, seal
 from tasks.train.worker import Worker
 
@@ -47,7 +37,6 @@ POINTS = pa.schema(
         ("gradient_norm", pa.float64()),
     ]
 )
-CALIBRATION_BATCH = 256
 log = logging.getLogger(__name__)
 
 
@@ -155,7 +144,7 @@ def write_checkpoint(
     pq.write_table(pa.Table.from_pylist(worker.losses, schema=POINTS), folder / CURVE)
     pq.write_table(worker.order, folder / ORDER)
     if worker.is_last(state):
-        _publish(worker, folder / FOLDER)
+        publish(worker, folder / FOLDER)
     seal(folder)
 
 

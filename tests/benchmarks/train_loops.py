@@ -223,7 +223,7 @@ def joint(bench: Bench, *, steps: int) -> tuple[float, float]:
         for name in ("concept", "tokens"):
             for loss in LOSSES[name](worker, items, step, part):
                 loss.backward()
-                total += float(loss)
+                total += float(loss.detach())
         apply_gradients(total, optimizer, step=step, part=part)
         return total
 

@@ -1,0 +1,58 @@
+"""The model that a stage ends with, in its published form, its guard calibrated."""
+
+from pathlib import Path
+
+import torch
+
+from infra.store import Store
+from model.checkpoint import BaseReference, load_card, save_model
+from model.policy import GuardPolicy, fit_policy
+from tasks.base_model import FOLDER, known_as
+from tasks.train.data import calibration_items
+from tasks.train.worker import Worker
+
+CALIBRATION_BATCH = 256
+
+
+def publish(worker: Worker, folder: Path) -> None:
+    """Write `model/` of the stage's artifact; later stages keep the guard of the first."""
+    job = worker.job
+    store = Store(job.root)
+    if job.inputs.start is not None:
+        policy = load_card(store.local(job.inputs.start) / FOLDER).policy
+    elif worker.model.has_head:
+        policy = calibrate(worker, store)
+    else:
+        policy = GuardPolicy()
+    name, revision = known_as(store, job.inputs.base)
+    save_model(
+        folder,
+        worker.model,
+        stage=job.config.stage,
+        method=job.config.method,
+        taxonomy=job.taxonomy,
+        hints=job.hints,
+        base=BaseReference(name=name, revision=revision),
+        policy=policy,
+    )
+
+
+@torch.no_grad()
+def calibrate(worker: Worker, store: Store) -> GuardPolicy:
+    """Temperatures and threshold from the calibration split, which no part has trained on."""
+    worker.model.eval()
+    items = calibration_items(store.local(worker.job.inputs.labelled), worker.job.taxonomy)
+    logits = []
+    for first in range(0, len(items), CALIBRATION_BATCH):
+        batch = items[first : first + CALIBRATION_BATCH]
+        features = worker.data.images(batch)
+        logits.append(worker.model.concept_logits(features, [item.question for item in batch]))
+    types, levels = (torch.cat(column).cpu() for column in zip(*logits, strict=True))
+    return fit_policy(
+        types,
+        levels,
+        torch.tensor([item.risk_type for item in items]),
+        torch.tensor([item.risk_level for item in items]),
+        false_positive_budget=worker.job.config.false_positive_budget,
+        rule=worker.job.config.method.threshold,
+    )
