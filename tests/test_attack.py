@@ -20,7 +20,7 @@ from model.attacks import answer_loss, descend, head_loss, joint_loss, shaken, t
 from model.backbone import Backbone
 from model.guard import GuardedVlm, GuardPolicy, load_hints
 from model.psavlm import PsaVlm
-from schemas.attack import LETTERS, NOISE, NOTHING, UNBOUNDED, WORDS, AttackConfig
+from schemas.attack import ANY, LETTERS, NOISE, NOTHING, UNBOUNDED, WORDS, AttackConfig
 from schemas.config import MethodConfig, ReportConfig
 from schemas.errors import ConfigError, DataError
 from schemas.presets import Parameters, resolve
@@ -237,6 +237,19 @@ def by_hand(left: bool) -> list[dict]:
     for n in range(6):
         made.append(attacked(n, UNBOUNDED, 255, misjudged=not (left and n == 3), broken=n != 2))
     return made
+
+
+def test_any_of_the_attacks_is_what_one_or_another_reaches():
+    other = [attacked(n, "head", 4, misjudged=n == 1) for n in range(6)]
+    found = attack_report([*by_hand(left=False), *other], QUICK, model="")
+    table = {(row.attack, row.eps): row.metrics for row in found.rows if row.risky and not row.type}
+    assert table[ANY, 4]["misjudged"].value == 0.75
+    assert (table["joint", 4]["misjudged"].value, table["head", 4]["misjudged"].value) == (
+        0.5,
+        0.25,
+    )
+    alone = attack_report(by_hand(left=False), QUICK, model="")
+    assert ANY not in {row.attack for row in alone.rows}
 
 
 def test_rates_changes_and_checks_known_by_hand():
