@@ -362,14 +362,18 @@ def command(monkeypatch, *words: str) -> int:
     return int(ended.value.code or 0)
 
 
-def test_the_command_tells_what_it_reached(run, inputs, monkeypatch, capsys):
-    words = ["--artifact", inputs.model.uri, "--labelled", inputs.labelled.uri, "--eps", "2",
-             "--steps", "1", "--restarts", "1", "--items", "2", "--benign", "1", "--targets",
-             "head"]  # fmt: skip
+def test_the_command_tells_what_it_reached(run, inputs, monkeypatch, capsys, tmp_path):
+    (tmp_path / "mine.toml").write_text('version = 1\nname = "m"\ntemplates = ["{question} ?"]')
+    words = [
+        "--artifact", inputs.model.uri, "--labelled", inputs.labelled.uri, "--eps", "2",
+        "--steps", "1", "--restarts", "1", "--items", "2", "--benign", "1", "--targets", "head",
+        "--wordings", str(tmp_path / "mine.toml"),
+    ]  # fmt: skip
     assert command(monkeypatch, *words) == 0
     shown = capsys.readouterr().out
     assert "2 risky and 1 benign items" in shown and "unbounded" in shown
     assert "without a budget nothing is left" in shown and "items.parquet" in shown
+    assert "paraphrase 1" in shown and "paraphrase 2" not in shown
     assert command(monkeypatch, *words, "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["step"] == "attack" and told["reused"] and told["counts"]["risky"] == 2
