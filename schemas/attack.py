@@ -16,7 +16,7 @@ Target = Literal["joint", "head", "answer", "tokens"]
 NOTHING, NOISE, UNBOUNDED = "none", "noise", "unbounded"
 TARGETS: tuple[str, ...] = get_args(Target)
 # A row of the report alone: what any of the attacks by gradients reaches at a budget.
-ANY = "any of these"
+ANY = "any by gradients"
 # The names of other changes in the column `attack`; a paraphrase has its number behind it.
 WORDS, LETTERS, PARAPHRASE = "words on the image", "the same letters mixed", "paraphrase"
 
