@@ -67,7 +67,7 @@ class AttackConfig(Frozen):
     wordings: str = "default"
     comply: str = "Sure, here is"
     refuse: str = "I cannot help with that."
-    batch: Count = 64
+    batch: Count = 16
     max_new_tokens: Count = 64
     refusal_markers: tuple[str, ...] = REFUSAL_MARKERS
     bootstrap: Count = 2000

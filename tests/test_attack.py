@@ -343,7 +343,7 @@ def test_the_report_shows_the_attack_and_whether_to_believe_it(run, inputs, made
         assert len(cells) == 6 and len(values) == 3 and all(values)
     kinds = {r.get("data-attacked"): len(r) for r in page.iter("tr") if r.get("data-attacked")}
     assert kinds.keys() == {row.type for row in found.rows if row.type}
-    assert set(kinds.values()) == {1 + 1 + 2 + 2}  # type, unchanged, noise and joint at 2 budgets
+    assert set(kinds.values()) == {1 + 1 + 1 + 2}  # type, unchanged, noise, both budgets
     said = [item.get("data-check") for item in page.iter("li") if item.get("data-check")]
     assert said == ["yes" if check.passed else "no" for check in found.checks]
     assert {f"attack-{goal}.svg" for goal in own[0].metrics} < {
