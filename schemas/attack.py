@@ -1,6 +1,6 @@
 """Attacks on a guarded model: how hard they try, and what they reach, item by item and in sum."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import pyarrow as pa
 from pydantic import Field
@@ -14,6 +14,9 @@ Count = Annotated[int, Field(ge=1)]
 Target = Literal["joint", "head", "answer", "tokens"]
 
 NOTHING, NOISE, UNBOUNDED = "none", "noise", "unbounded"
+TARGETS: tuple[str, ...] = get_args(Target)
+# A row of the report alone: what any of the attacks by gradients reaches at a budget.
+ANY = "any by gradients"
 # The names of other changes in the column `attack`; a paraphrase has its number behind it.
 WORDS, LETTERS, PARAPHRASE = "words on the image", "the same letters mixed", "paraphrase"
 
@@ -64,7 +67,7 @@ class AttackConfig(Frozen):
     wordings: str = "default"
     comply: str = "Sure, here is"
     refuse: str = "I cannot help with that."
-    batch: Count = 64
+    batch: Count = 16
     max_new_tokens: Count = 64
     refusal_markers: tuple[str, ...] = REFUSAL_MARKERS
     bootstrap: Count = 2000

@@ -20,7 +20,7 @@ from model.attacks import answer_loss, descend, head_loss, joint_loss, shaken, t
 from model.backbone import Backbone
 from model.guard import GuardedVlm, GuardPolicy, load_hints
 from model.psavlm import PsaVlm
-from schemas.attack import LETTERS, NOISE, NOTHING, UNBOUNDED, WORDS, AttackConfig
+from schemas.attack import ANY, LETTERS, NOISE, NOTHING, UNBOUNDED, WORDS, AttackConfig
 from schemas.config import MethodConfig, ReportConfig
 from schemas.errors import ConfigError, DataError
 from schemas.presets import Parameters, resolve
@@ -239,6 +239,19 @@ def by_hand(left: bool) -> list[dict]:
     return made
 
 
+def test_any_of_the_attacks_is_what_one_or_another_reaches():
+    other = [attacked(n, "head", 4, misjudged=n == 1) for n in range(6)]
+    found = attack_report([*by_hand(left=False), *other], QUICK, model="")
+    table = {(row.attack, row.eps): row.metrics for row in found.rows if row.risky and not row.type}
+    assert table[ANY, 4]["misjudged"].value == 0.75
+    assert (table["joint", 4]["misjudged"].value, table["head", 4]["misjudged"].value) == (
+        0.5,
+        0.25,
+    )
+    alone = attack_report(by_hand(left=False), QUICK, model="")
+    assert ANY not in {row.attack for row in alone.rows}
+
+
 def test_rates_changes_and_checks_known_by_hand():
     found = attack_report(by_hand(left=False), QUICK, model="stage2/x")
     table = {(row.attack, row.risky, row.type): row for row in found.rows}
@@ -330,7 +343,7 @@ def test_the_report_shows_the_attack_and_whether_to_believe_it(run, inputs, made
         assert len(cells) == 6 and len(values) == 3 and all(values)
     kinds = {r.get("data-attacked"): len(r) for r in page.iter("tr") if r.get("data-attacked")}
     assert kinds.keys() == {row.type for row in found.rows if row.type}
-    assert set(kinds.values()) == {1 + 1 + 2 + 2}  # type, unchanged, noise and joint at 2 budgets
+    assert set(kinds.values()) == {1 + 1 + 1 + 2}  # type, unchanged, noise, both budgets
     said = [item.get("data-check") for item in page.iter("li") if item.get("data-check")]
     assert said == ["yes" if check.passed else "no" for check in found.checks]
     assert {f"attack-{goal}.svg" for goal in own[0].metrics} < {
@@ -349,14 +362,18 @@ def command(monkeypatch, *words: str) -> int:
     return int(ended.value.code or 0)
 
 
-def test_the_command_tells_what_it_reached(run, inputs, monkeypatch, capsys):
-    words = ["--artifact", inputs.model.uri, "--labelled", inputs.labelled.uri, "--eps", "2",
-             "--steps", "1", "--restarts", "1", "--items", "2", "--benign", "1", "--targets",
-             "head"]  # fmt: skip
+def test_the_command_tells_what_it_reached(run, inputs, monkeypatch, capsys, tmp_path):
+    (tmp_path / "mine.toml").write_text('version = 1\nname = "m"\ntemplates = ["{question} ?"]')
+    words = [
+        "--artifact", inputs.model.uri, "--labelled", inputs.labelled.uri, "--eps", "2",
+        "--steps", "1", "--restarts", "1", "--items", "2", "--benign", "1", "--targets", "head",
+        "--wordings", str(tmp_path / "mine.toml"),
+    ]  # fmt: skip
     assert command(monkeypatch, *words) == 0
     shown = capsys.readouterr().out
     assert "2 risky and 1 benign items" in shown and "unbounded" in shown
     assert "without a budget nothing is left" in shown and "items.parquet" in shown
+    assert "paraphrase 1" in shown and "paraphrase 2" not in shown
     assert command(monkeypatch, *words, "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["step"] == "attack" and told["reused"] and told["counts"]["risky"] == 2

@@ -1,4 +1,4 @@
-"""The longer proof of the attacks, run by `make prove`: a trained model of the harder tiny world."""
+"""The longer proof of the attacks, run by `make prove`: a trained model of the harder world."""
 
 import pytest
 import torch
@@ -6,20 +6,24 @@ import torch
 from flows.line import pipeline, plainly, up_to
 from infra import ray_cluster
 from infra.store import Store
-from schemas.attack import NOISE, NOTHING, UNBOUNDED, AttackConfig, AttackReport
+from schemas.artifact import Artifact
+from schemas.attack import ANY, NOISE, NOTHING, UNBOUNDED, AttackConfig, AttackReport
 from schemas.presets import Parameters, resolve
 from tasks.attack import attack, attack_inputs, read_attack
 from tests.benchmarks.record import record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-CONFIG = AttackConfig(items=96, benign=24, restarts=1, wordings="tiny", max_new_tokens=24)
+CONFIG = AttackConfig(
+    items=72, benign=12, restarts=1, targets=("joint", "head", "tokens"), wordings="tiny",
+    max_new_tokens=24, batch=64,
+)  # fmt: skip
 
 
 def flat(stage: str, report: AttackReport) -> dict[str, float]:
-    """Shares that hold, by attack and budget; by type for the joint attack and noise."""
+    """What goes wrong, by attack and budget; by type unchanged, after noise and the worst."""
     told = {}
     for row in report.rows:
-        if row.type and row.attack not in (NOTHING, NOISE, "joint"):
+        if row.type and row.attack not in (NOTHING, NOISE, ANY):
             continue
         side = row.type or ("risky" if row.risky else "benign")
         for goal, metric in row.metrics.items():
@@ -42,9 +46,15 @@ def test_gradients_break_what_noise_does_not(encoded_root: str) -> None:
         made = up_to(pipeline(config, store=store, do=plainly), "stage2")
     finally:
         ray_cluster.leave()
+    stages = {stage: made[stage] for stage in ("stage1", "stage2")}
+    record("attacks", measured(store, stages))
+
+
+def measured(store: Store, stages: dict[str, Artifact]) -> dict[str, float]:
+    """What attacks leave of each stage, after a look at whether that can be."""
     numbers = {}
-    for stage in ("stage1", "stage2"):
-        found = attack(CONFIG, attack_inputs(made[stage]), store=store)
+    for stage, model in stages.items():
+        found = attack(CONFIG, attack_inputs(model), store=store)
         report = read_attack(found, store=store)
         numbers |= flat(stage, report)
         passed = reached(report, "misjudged")
@@ -55,4 +65,4 @@ def test_gradients_break_what_noise_does_not(encoded_root: str) -> None:
         assert report.checks[0].passed
         # After stage 1 only a hint protects the answer: the guard beaten, it is given.
         assert stage == "stage2" or reached(report, "broken")["joint", 8] > 0.5
-    record("attacks", numbers)
+    return numbers

@@ -43,6 +43,9 @@ def attack(  # noqa: PLR0913 - options
     wordings: Annotated[
         str | None, typer.Option(help="Paraphrases: default, tiny, or a .toml file.")
     ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Items at a time; their gradients need memory.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Attack a trained model through pixels, words on images and paraphrases."""
@@ -54,6 +57,7 @@ def attack(  # noqa: PLR0913 - options
         "benign": benign,
         "targets": targets,
         "wordings": wordings,
+        "batch": batch,
     }
     config = _config(asked)
     address = model_address(model, artifact)

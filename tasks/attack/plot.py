@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from schemas.attack import NOISE, NOTHING, AttackReport, AttackRow
+from schemas.attack import ANY, NOISE, NOTHING, AttackReport, AttackRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ LOOKS = {
     "head": ("#0072b2", "D"),
     "answer": ("#009e73", "^"),
     "tokens": ("#cc79a7", "v"),
+    ANY: (INK, "x"),
 }
 TITLES = {
     "misjudged": "risks that the guard sees, %",

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from schemas.attack import (
+    ANY,
     NOISE,
     NOTHING,
+    TARGETS,
     UNBOUNDED,
     AttackCheck,
     AttackConfig,
@@ -36,6 +38,7 @@ def attack_report(rows: Sequence[Row], config: AttackConfig, *, model: str) -> A
         model: how the report names it.
     """
     plain = {row["sample_id"]: row for row in rows if row["attack"] == NOTHING}
+    rows = [*rows, *_any(rows)]
     named = list(dict.fromkeys((row["attack"], row["eps"]) for row in rows))
     found = []
     for attack, eps in named:
@@ -82,6 +85,18 @@ def _answers_give_way(risky: Sequence[AttackRow]) -> list[AttackCheck]:
     ]
 
 
+def _any(rows: Sequence[Row]) -> list[Row]:
+    """Per item and budget what one attack or another reaches, where there are several."""
+    found: dict[tuple[str, int], Row] = {}
+    aimed = [row for row in rows if row["attack"] in TARGETS]
+    for row in aimed if len({row["attack"] for row in aimed}) > 1 else ():
+        key = row["sample_id"], row["eps"]
+        worst = found.get(key, {**row, "attack": ANY})
+        wrong = {goal: worst[goal] or row[goal] for goal in GOALS}
+        found[key] = {**worst, **wrong}
+    return list(found.values())
+
+
 def _goals(rows: Sequence[Row]) -> list[str]:
     return [goal for goal in GOALS if rows[0][goal] is not None]
 
@@ -120,7 +135,7 @@ def _checks(rows: Sequence[AttackRow]) -> list[AttackCheck]:
         *_answers_give_way(risky),
     ]
     for eps in sorted({eps for name, eps in left if name == NOISE}):
-        attacks = {n: s for (n, e), s in left.items() if e == eps and n != NOISE}
+        attacks = {n: s for (n, e), s in left.items() if e == eps and n in TARGETS}
         name, least = min(attacks.items(), key=lambda one: one[1])
         noise = left[NOISE, eps]
         checks.append(

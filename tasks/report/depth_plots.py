@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 HEIGHT = 3.3  # inches
+TICKS = (0, 1, 2, 5, 10, 20, 50, 100)  # of clean items flagged, in per cent
+ABOVE = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0}
 
 
 def draw_depth(numbers: dict[str, Any]) -> dict[str, str]:
@@ -42,7 +44,7 @@ def _reliability(axes: "Axes", told: dict[str, Any]) -> None:
     _square(axes)
     axes.set_xlabel("the guard's risk score, mean of a bin")
     axes.set_ylabel("share of its items that are risky")
-    axes.legend(loc="upper left")
+    axes.legend(**ABOVE, ncols=2)
 
 
 def _trade(axes: "Axes", told: dict[str, Any]) -> None:
@@ -51,23 +53,21 @@ def _trade(axes: "Axes", told: dict[str, Any]) -> None:
     used = [100 * told["used"][name]["value"] for name in ("flagged", "missed")]
     axes.plot(*used, "o", color=ARMS[1], ms=7, label="as the guard is set", clip_on=False, zorder=3)
     axes.set_xscale("function", functions=(_root, _square_of))
-    ticks = [0, 0.5, 1, 2, 5, 10, 20, 50, 100]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 100)
     axes.set_xlabel("clean items flagged, %")
     axes.set_ylabel("risky items missed, %")
     axes.grid(color=GRID, lw=0.8)
     axes.set_axisbelow(True)
-    axes.text(0.98, 0.8, f"AUROC {told['auroc']['value']:.3f}", transform=axes.transAxes,
+    axes.text(0.98, 0.93, f"AUROC {told['auroc']['value']:.3f}", transform=axes.transAxes,
               ha="right", color=INK)  # fmt: skip
-    axes.legend(loc="upper right")
+    axes.legend(**ABOVE)
 
 
 def _attack(axes: "Axes", report: AttackReport, goal: str) -> None:
     paint(axes, report, goal)
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3, columnspacing=1.2,
-                handletextpad=0.3, borderaxespad=0)  # fmt: skip
+    axes.legend(**ABOVE, ncols=3, columnspacing=1.2, handletextpad=0.3)
 
 
 def _square(axes: "Axes") -> None:

@@ -44,7 +44,7 @@ def page(numbers: dict[str, Any], charts: Mapping[str, str], pictures: Mapping[s
         note=NOTE,
         published=published,
         attack_words=words.ATTACKED,
-        first_attack=words.first_attack(numbers),
+        strongest_attack=words.strongest_attack(numbers),
         counted=words.counted,
         ratio=words.ratio,
         commit=commit,

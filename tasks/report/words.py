@@ -1,12 +1,11 @@
 """Numbers as people read them: percentages, intervals, ratios, and the result in one sentence."""
 
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any
 
-from schemas.attack import Target
+from schemas.attack import ANY, TARGETS
 
 ARMS = {"base": "base", "stage1": "stage 1", "stage2": "stage 2"}
-TARGETS = get_args(Target)
 # What an attack reaches on risky items, as the columns of its table.
 ATTACKED = {
     "misjudged": "risks let pass",
@@ -21,10 +20,10 @@ def arm_name(arm: str) -> str:
     return ARMS.get(arm, arm)
 
 
-def first_attack(numbers: dict[str, Any]) -> str:
-    """The name of the attack by gradients that was asked for first; "" where there was none."""
+def strongest_attack(numbers: dict[str, Any]) -> str:
+    """All attacks by gradients taken together, or the only one; "" where there was none."""
     rows = numbers.get("attack", {}).get("rows", [])
-    return next((row["attack"] for row in rows if row["attack"] in TARGETS), "")
+    return next((row["attack"] for row in reversed(rows) if row["attack"] in (*TARGETS, ANY)), "")
 
 
 def percent(share: float) -> str:
