@@ -1,4 +1,4 @@
-"""The longer proof of the attacks, run by `make prove`: a trained model of the harder world."""
+"""The longer proof of the attacks (`make prove`): a trained model of the harder tiny world."""
 
 import pytest
 import torch

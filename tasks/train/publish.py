@@ -41,7 +41,8 @@ def publish(worker: Worker, folder: Path) -> None:
 def calibrate(worker: Worker, store: Store) -> GuardPolicy:
     """Temperatures and threshold from the calibration split, which no part has trained on."""
     worker.model.eval()
-    items = calibration_items(store.local(worker.job.inputs.labelled), worker.job.taxonomy)
+    labelled, job = store.local(worker.job.inputs.labelled), worker.job
+    items = calibration_items(labelled, job.taxonomy, held_out=job.config.held_out)
     logits = []
     for first in range(0, len(items), CALIBRATION_BATCH):
         batch = items[first : first + CALIBRATION_BATCH]
