@@ -111,8 +111,9 @@ def _sections(told: Comparison) -> list[Section]:
             for mean in told.means
         ]
         remark = (
-            "95 % intervals by a paired bootstrap over groups of items that share an image. The "
-            "first table weighs every item alike; the macro mean weighs every risk type alike."
+            "The first table weighs every item alike; the macro mean weighs every risk type alike, "
+            "its 95 % interval combined from the types' own (MOVER). Lengths have a paired "
+            "bootstrap over groups of items that share an image."
         )
         header = ["mean", "n", "old", "new", "difference", "low", "high"]
         found.append(Section("Means", remark, header, lines))
