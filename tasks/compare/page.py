@@ -71,8 +71,8 @@ def past_document(past: Past) -> Document:
     told = [
         f"{len(there)} of {len(past.versions)} registered versions answered the same {past.n} "
         f"held-out items of {past.labelled}. Rates have Wilson intervals, exact answers a "
-        "bootstrap over images; differences between neighbours are paired (Tango's interval, exact sign test), p corrected by Holm "
-        "for their number.",
+        "bootstrap over images; differences between neighbours are paired (Tango's interval, exact "
+        "sign test), p corrected by Holm for their number.",
     ]
     title = "All registered versions on common items"
     return Document(title, told, PAST_PLOT, [Section("Versions", "", header, lines)])
