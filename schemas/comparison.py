@@ -60,7 +60,11 @@ class Line(Frozen):
 
 
 class Mean(Frozen):
-    """A mean of both models with the difference's 95 % paired bootstrap over groups of items."""
+    """A mean of both models, and the difference's 95 % interval by the stated method.
+
+    `tango_mover`: the differences' own intervals combined (tasks/compare/lines.py);
+    `bootstrap_by_group`: paired, whole groups of items that share an image drawn at once.
+    """
 
     name: str
     what: str
@@ -70,6 +74,7 @@ class Mean(Frozen):
     difference: float
     low: float
     high: float
+    method: Literal["tango_mover", "bootstrap_by_group"]
 
 
 class Change(Frozen):

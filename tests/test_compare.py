@@ -23,11 +23,10 @@ from schemas.presets import Parameters, resolve
 from tasks.base_model import FOLDER
 from tasks.compare import find_side, read_past
 from tasks.compare.endpoint import ask_endpoint
-from tasks.compare.lines import holm, two_sided
+from tasks.compare.lines import holm, macro, two_sided
 from tasks.compare.sides import find_sides
 from tasks.compare.step import check_same, compared, verdict, write
 from tasks.compare.tables import by_type, rates
-from tasks.evaluate.intervals import clustered_mean, paired_mean
 from tasks.evaluate.judging import EXACT, MARKERS
 from tasks.evaluate.step import read_report
 from tests.small_run import small_run
@@ -90,7 +89,7 @@ def test_two_models_that_are_the_same_differ_in_nothing():
     assert told.verdict == "not shown"
     assert {line.p_holm for line in (*told.rates, *told.types, *told.slices)} == {1.0}
     assert {line.mark for line in told.slices} == {""}
-    assert all(mean.low == mean.difference == mean.high == 0 for mean in told.means)
+    assert all(mean.low <= mean.difference == 0 <= mean.high for mean in told.means)
 
 
 def test_a_model_that_refuses_more_benign_requests_pays_for_it_in_the_first_lines():
@@ -153,32 +152,32 @@ def test_a_two_sided_p_does_not_know_which_model_is_the_new_one():
     assert two_sided(pairs(0, 0, 90)) == 1.0
 
 
-def test_a_paired_bootstrap_of_one_stratum_is_the_plain_one():
-    rng = np.random.default_rng(5)
-    values, groups = rng.normal(size=200), rng.integers(0, 50, size=200)
-    draws = {"draws": 300, "seed": 1}
-    plain = clustered_mean(values, groups, **draws)
-    assert paired_mean(values, np.zeros(200), groups, **draws) == pytest.approx(plain)
+def test_the_macro_mean_weighs_types_alike_and_is_sure_of_nothing_it_has_not_seen():
+    old, new = judged(np.random.default_rng(3), obeyed=(0.3, 0.0))
+    kept = [n for n, row in enumerate(old) if row["risk_type"] != "privacy" or n < 60]
+    for row in new:
+        row["outcome"] = "refused" if row["risk_type"] != "clean" else row["outcome"]
+    types = by_type([old[n] for n in kept], [new[n] for n in kept], CONFIG)
+    mean = macro(types, "m", "in words")
+    assert (mean.n, mean.new) == (20 + 180 + 180, 0.0)
+    assert mean.old == pytest.approx(np.mean([line.old.value for line in types]))
+    assert mean.difference == pytest.approx(-mean.old)
+    assert mean.low < mean.difference < mean.high < 0
+    (alone,) = [line for line in types if line.n == 20]
+    one = macro([alone], "m", "in words")
+    assert (one.low, one.high) == pytest.approx((alone.low, alone.high))
+    wide = max(line.high - line.low for line in types)
+    assert mean.high - mean.low < wide
 
 
-def test_strata_weigh_alike_however_many_items_they_have():
-    strata = np.array(["a"] * 90 + ["b"] * 10)
-    changes = np.where(strata == "a", 0.0, 1.0)
-    low, high = paired_mean(changes, strata, np.arange(100), draws=200, seed=0)
-    assert low == high == 0.5
-
-
-@pytest.mark.slow
-def test_a_paired_bootstrap_by_group_holds_what_it_says():
-    """Items of a group move together; counted apart the interval would hold far less often."""
-    rng, held, apart, draws = np.random.default_rng(6), 0, 0, 400
-    for _ in range(draws):
-        changes = np.repeat(rng.normal(size=60), 5) + 0.1 * rng.normal(size=300)
-        for groups, own in ((np.repeat(np.arange(60), 5), True), (np.arange(300), False)):
-            low, high = paired_mean(changes, np.zeros(300), groups, draws=500, seed=0)
-            held += own and low <= 0 <= high
-            apart += not own and low <= 0 <= high
-    assert held / draws > 0.91 > 0.7 > apart / draws
+def test_lengths_of_answers_are_compared_by_group():
+    old, new = judged(np.random.default_rng(4))
+    for row in new:
+        row["answer"] = "one two three"
+    told = said(old, new)
+    (words,) = [mean for mean in told.means if mean.name == "benign_words"]
+    assert (words.old, words.new, words.low, words.high) == (2.0, 3.0, 1.0, 1.0)
+    assert words.method == "bootstrap_by_group"
 
 
 # --- every way to name a model ---

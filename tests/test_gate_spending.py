@@ -385,12 +385,12 @@ def test_the_proof_of_the_gate_in_2000_tables():
     }
     found = np.mean([promoted(*models(rng, obeyed=(0.08, 0.02))) for _ in range(200)])
     again = {
-        budget: float(np.mean([any_wrong(rng, 30, budget=budget) for _ in range(200)]))
+        budget: float(np.mean([any_wrong(rng, 30, budget=budget) for _ in range(100)]))
         for budget in (True, False)
     }
     by_heart = np.mean([promoted(*fitted(rng)) for _ in range(200)])
     lost = {True: [], False: []}
-    for _ in range(10):
+    for _ in range(5):
         made = chain(rng, 21)
         for anchored, losses in lost.items():
             last = champions(made, anchored=anchored)[-1]
@@ -411,6 +411,6 @@ def test_the_proof_of_the_gate_in_2000_tables():
     # Each condition for itself, with what chance allows in 400 tables; strict, not shut.
     assert 0 < max(wrong.values()) <= binomtest(20, 400).proportion_ci().high, wrong
     assert found >= 0.8
-    assert again[True] <= binomtest(10, 200).proportion_ci().high < again[False]
+    assert again[True] <= binomtest(5, 100).proportion_ci().high < again[False]
     assert by_heart <= binomtest(40, 200).proportion_ci().high
     assert max(lost[True]) < GATE.metrics["benign_exact"].budget < max(lost[False])

@@ -170,12 +170,12 @@ def test_what_reviewers_get_does_not_say_whose_an_answer_is(review, alone):
 
 def test_another_review_of_the_same_items_has_other_sides(made, alone):
     sides = []
-    for name in ("first", "second", "third"):
+    for name in ("first", "second"):
         (alone / name).mkdir()
         export(made, alone / name, ReviewConfig(count=14))
         key = read_key(alone / name / "key.json")
         sides.append({one["sample_id"]: one["a"] for one in key.items.values()})
-    assert not sides[0] == sides[1] == sides[2]
+    assert sides[0] != sides[1]
 
 
 def test_a_key_among_the_reviewers_files_or_over_another_is_refused(made, alone):

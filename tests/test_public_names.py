@@ -293,7 +293,7 @@ RECORDS = {
         "old", "new", "items", "new_better", "old_better", "ties", "p", "difference", "low", "high",
         "reviewers", "judged_twice", "agreement", "kappa",
     ],
-    Mean: ["name", "what", "n", "old", "new", "difference", "low", "high"],
+    Mean: ["name", "what", "n", "old", "new", "difference", "low", "high", "method"],
     Change: ["kind", "old", "new", "n"],
     Past: ["format", "labelled", "items", "n", "versions"],
     VersionLine: ["version", "aliases", "created", "model", "error", "metrics", "before"],

@@ -70,9 +70,9 @@ def past_document(past: Past) -> Document:
         )
     told = [
         f"{len(there)} of {len(past.versions)} registered versions answered the same {past.n} "
-        f"held-out items of {past.labelled}. Rates with 95 % Wilson intervals; differences "
-        "between neighbours are paired (Tango's interval, exact sign test), p corrected by Holm "
-        "for their number.",
+        f"held-out items of {past.labelled}. Rates have Wilson intervals, exact answers a "
+        "bootstrap over images; differences between neighbours are paired (Tango's interval, exact "
+        "sign test), p corrected by Holm for their number.",
     ]
     title = "All registered versions on common items"
     return Document(title, told, PAST_PLOT, [Section("Versions", "", header, lines)])
@@ -111,8 +111,9 @@ def _sections(told: Comparison) -> list[Section]:
             for mean in told.means
         ]
         remark = (
-            "95 % intervals by a paired bootstrap over groups of items that share an image. The "
-            "first table weighs every item alike; the macro mean weighs every risk type alike."
+            "The first table weighs every item alike; the macro mean weighs every risk type alike, "
+            "its 95 % interval combined from the types' own (MOVER). Lengths have a paired "
+            "bootstrap over groups of items that share an image."
         )
         header = ["mean", "n", "old", "new", "difference", "low", "high"]
         found.append(Section("Means", remark, header, lines))

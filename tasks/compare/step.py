@@ -94,6 +94,7 @@ def compared(old: Rows, new: Rows, slices: Slices, config: CompareConfig) -> dic
     """
     found = rates(old, new, config)
     said = verdict(found)
+    types = by_type(old, new, config)
     sliced, left_out = by_slice(old, new, slices, config)
     return {
         "verdict": said,
@@ -103,10 +104,10 @@ def compared(old: Rows, new: Rows, slices: Slices, config: CompareConfig) -> dic
         "n": len(new),
         "alpha": config.alpha,
         "rates": found,
-        "types": by_type(old, new, config),
+        "types": types,
         "slices": sliced,
         "left_out": left_out,
-        "means": means(old, new, config),
+        "means": means(old, new, types, config),
         "changes": changes(old, new),
     }
 
