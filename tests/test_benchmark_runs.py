@@ -431,6 +431,7 @@ def test_what_is_wrong_is_told_in_one_line(arguments, words, tmp_path, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_batches_and_a_kill_change_no_answer_of_five_hundred(tiny_root, tmp_path):
     """Batches of 1, 4 and 16; the run with 4 is killed half-way and started again."""
     data = tmp_path / "pope"
