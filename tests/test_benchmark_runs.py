@@ -359,6 +359,16 @@ def test_what_an_endpoint_declines_is_unanswered_and_in_no_rate(folders, store):
     assert report.official == {"ASR": 0.0}
 
 
+def test_a_model_that_answers_nothing_is_an_error_and_asked_again(folders, store):
+    with served(lambda text: 400) as model:
+        told = choose_responder(model.address("deaf"), store=store, preset="tiny")
+        with pytest.raises(DataError, match=r"answered none of 3 questions \(http_400\)"):
+            run("advbench", told, folders, store)
+        model.reply = lambda text: "I'm sorry"
+        _, report = run("advbench", told, folders, store)
+    assert report.official == {"ASR": 0.0} and len(model.bodies) == 6
+
+
 # --- the command ---
 
 
@@ -421,6 +431,7 @@ def test_what_is_wrong_is_told_in_one_line(arguments, words, tmp_path, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_batches_and_a_kill_change_no_answer_of_five_hundred(tiny_root, tmp_path):
     """Batches of 1, 4 and 16; the run with 4 is killed half-way and started again."""
     data = tmp_path / "pope"

@@ -273,6 +273,16 @@ def test_a_judge_that_dies_has_kept_what_it_judged():
     assert len(endpoint.bodies) == before + 1
 
 
+def test_what_a_judge_declines_is_unscored_and_asked_again():
+    with served(scores, 400) as endpoint:
+        judge = EndpointJudge(chat(endpoint), load_rubric("risk"))
+        first, again = judge.judge(given("3")), judge.judge(given("3"))
+    assert [(one[0].verdict.word, one[0].verdict.text) for one in (first, again)] == [
+        (UNSCORED, "http_400"),
+        ("scored", "3"),
+    ]
+
+
 def test_an_empty_answer_is_judged_as_the_rubric_says():
     with served(lambda text: "0") as endpoint:
         judge = EndpointJudge(chat(endpoint), load_rubric("mossbench"))

@@ -49,6 +49,7 @@ class Answerer:
         settings |= {"ranked": True} if ranked else {}
         self.cache = AnswerCache({"model": responder.identity, **settings})
         self._answering: Answering | None = None
+        self._fresh: dict[str, Told] = {}
 
     def answers(self, items: Sequence[Item]) -> Iterator[list[Answered | RawReject]]:
         """Batches of answered items and rejects: like lengths together, the same on every run.
@@ -64,7 +65,7 @@ class Answerer:
             for first in range(0, len(order), self.batch):
                 places = order[first : first + self.batch]
                 pictured = [(i, shown(items[i])) for i in places]
-                yield from [self._batch(items, names, pictured)]
+                yield self._batch(items, names, pictured)
                 tick(first + len(places), "items")
 
     def _batch(
@@ -74,13 +75,14 @@ class Answerer:
         pictured: Sequence[tuple[int, Shown | RawReject]],
     ) -> list[Answered | RawReject]:
         asks: list[Ask] = []
+        self._fresh.clear()
         for i, seen in pictured:
             if isinstance(seen, Shown) and self.cache.get(_key(items[i], seen)) is None:
                 asks.append(self._ask(items[i], names[i], i, seen))
         if asks:
             shows = {i: seen for i, seen in pictured if isinstance(seen, Shown)}
-            keys = [_key(items[ask.number], shows[ask.number]) for ask in asks]
-            self._open()(asks, self.longest, lambda n, told: self._keep(keys[n], told))
+            told_of = [(items[ask.number], shows[ask.number]) for ask in asks]
+            self._open()(asks, self.longest, lambda n, told: self._keep(*told_of[n], told))
         return [
             seen if isinstance(seen, RawReject) else self._told(items[i], seen)
             for i, seen in pictured
@@ -98,13 +100,15 @@ class Answerer:
             self._answering = self.responder.open()
         return self._answering
 
-    def _keep(self, key: dict[str, Any], told: Told) -> None:
-        self.cache.add(key, asdict(told))
+    def _keep(self, item: Item, seen: Shown, told: Told) -> None:
+        self._fresh[item.id] = told
+        # What an endpoint declines today it may take tomorrow.
+        if not told.fault and not self.responder.free:
+            self.cache.add(_key(item, seen), asdict(told))
 
     def _told(self, item: Item, seen: Shown) -> Answered:
-        kept = self.cache.get(_key(item, seen))
-        assert kept is not None
-        return Answered(item, seen.image_id, seen.data, Told(**kept))
+        told = self._fresh.get(item.id) or Told(**(self.cache.get(_key(item, seen)) or {}))
+        return Answered(item, seen.image_id, seen.data, told)
 
 
 def _key(item: Item, seen: Shown) -> dict[str, Any]:

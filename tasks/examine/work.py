@@ -114,6 +114,13 @@ def _rows(
         rows |= own
     if not rows:
         raise DataError(f"{exam.config.name}: no item can be asked{_why(rejects)}")
+    faults = Counter(row["fault"] for row in rows.values())
+    if not faults[""]:
+        raise DataError(
+            f"{exam.config.name}: {exam.responder.name} answered none of {len(rows)} questions "
+            f"({', '.join(faults)}): see whether it reads questions and images of this size, or "
+            "whether the file of answers belongs to this benchmark"
+        )
     return [rows[item.id] for item in items if item.id in rows], tokens
 
 

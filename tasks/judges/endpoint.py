@@ -3,7 +3,7 @@
 Its reply is read strictly: what is no number or label is `unscored`, never 0 and never guessed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -53,13 +53,18 @@ class EndpointJudge:
             for place, (key, one) in enumerate(zip(keys, given, strict=True))
             if self._cache.get(key) is None and not self._is_known(one)
         }
-        places = list(needed.values())
-        self.chat.ask_all(
-            [asked[place] for place in places],
-            max_tokens=self.rubric.max_tokens,
-            kept=lambda i, reply: self._cache.add(keys[places[i]], vars(reply)),
-        )
-        return [self._judged(one, key) for one, key in zip(given, keys, strict=True)]
+        places, fresh = list(needed.values()), dict[str, Reply]()
+
+        def kept(number: int, reply: Reply) -> None:
+            key = keys[places[number]]
+            fresh[content_hash(key)] = reply
+            # What an endpoint declines today it may take tomorrow.
+            if not reply.fault:
+                self._cache.add(key, vars(reply))
+
+        questions = [asked[place] for place in places]
+        self.chat.ask_all(questions, max_tokens=self.rubric.max_tokens, kept=kept)
+        return [self._judged(one, key, fresh) for one, key in zip(given, keys, strict=True)]
 
     def _asked(self, given: Given) -> Question:
         item, kind = given.item, _scale(given.item, self.rubric)
@@ -70,10 +75,10 @@ class EndpointJudge:
         """Whether the rubric says itself what an empty answer is."""
         return bool(self.rubric.empty) and not given.answer.strip()
 
-    def _judged(self, given: Given, key: dict[str, str]) -> Judgement:
+    def _judged(self, given: Given, key: dict[str, str], fresh: Mapping[str, Reply]) -> Judgement:
         if self._is_known(given):
             return Judgement(_labelled(self.rubric, self.rubric.empty, text=""))
-        reply = Reply(**(self._cache.get(key) or {"text": ""}))
+        reply = fresh.get(content_hash(key)) or Reply(**(self._cache.get(key) or {}))
         return Judgement(self._verdict(reply), reply.tokens_in, reply.tokens_out)
 
     def _verdict(self, reply: Reply) -> Verdict:

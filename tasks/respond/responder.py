@@ -49,7 +49,8 @@ Answering = Callable[[Sequence[Ask], int, Kept], None]
 class Responder:
     """A model by its name for people, what its answers depend on, and how it is opened.
 
-    `ranks`: whether it can tell which of several options it finds likeliest.
+    `ranks`: whether it can tell which of several options it finds likeliest. What is `free` is not
+    kept: it costs nothing to ask again.
     """
 
     name: str
@@ -57,3 +58,4 @@ class Responder:
     open: Callable[[], Answering]
     parents: dict[str, Artifact] = field(default_factory=dict)
     ranks: bool = True
+    free: bool = False
