@@ -7,6 +7,7 @@ named; what a checkpoint holds and refuses. Workers and data are those of test_t
 import hashlib
 import json
 import shutil
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from infra import ray_cluster
 from infra.store import Store
 from model.checkpoint import TrainingState, load_state
 from model.losses import IGNORED, answer_sums, language_loss
@@ -251,6 +253,20 @@ def test_errors_that_no_other_try_mends_end_the_run_at_once():
     with pytest.raises(StoppedError):
         verdict.after_exception(None, {0: StoppedError("asked")})
     verdict.after_exception(None, {0: ConnectionError("peer is gone")})
+
+
+def test_a_cluster_that_is_joined_leaves_sigterm_what_it_was():
+    """Ray's own handlers would end the command before its workers have written a checkpoint."""
+
+    def ours(*_) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, ours)
+    try:
+        with ray_cluster._same_sigterm():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as ray.init does with its own
+        assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # --- checkpoints ---

@@ -3,6 +3,7 @@
 Fifty SIGKILLs of workers over both stages, SIGTERM, the scrape endpoint, a node that goes away.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -88,6 +89,17 @@ def wait_for(driver: subprocess.Popen, root: Path, stage: str, *, at: tuple[str,
     raise AssertionError(f"{stage} never came to {at}")
 
 
+def workers_of(driver: subprocess.Popen) -> list[psutil.Process]:
+    """The processes of a driver's cluster that train."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(driver.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "RayTrainWorker" in " ".join(process.cmdline()):
+                    found.append(process)
+    return found
+
+
 def files_of(artifact: dict) -> dict[str, str]:
     """The hashes of the model's weights, the losses and the rows."""
     files = Store(artifact["uri"].rsplit("/", 2)[0]).manifest(open_artifact(artifact["uri"])).files
@@ -124,16 +136,14 @@ def test_workers_killed_at_random_steps_end_with_the_undisturbed_bits(
     driver = begun(stage, "--preset", str(often), "--root", str(root), cwd=tmp_path)
     killed: set[int] = set()
     while len(killed) < KILLS and driver.poll() is None:
-        workers = [
-            p for p in psutil.Process(driver.pid).children(recursive=True)
-            if "RayTrainWorker" in " ".join(p.cmdline()) and p.pid not in killed
-        ]  # fmt: skip
+        workers = [p for p in workers_of(driver) if p.pid not in killed]
         state = state_of(root, stage)
         if workers and state and state["pid"] in {p.pid for p in workers}:
             time.sleep(draw.random())  # a random step, or in mid checkpoint
             victim = draw.choice(workers)
-            victim.kill()
-            killed.add(victim.pid)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.kill()
+                killed.add(victim.pid)
         time.sleep(0.05)
     artifact = finished(driver)
     seconds = time.monotonic() - began
