@@ -93,6 +93,7 @@ OPTIONS = {
         "--benign",
         "--targets",
         "--wordings",
+        "--batch",
         "--json",
     },
     "answer": {
