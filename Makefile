@@ -10,10 +10,10 @@ CHOICE := $(if $(filter file,$(origin PRESET)),,--param preset=$(PRESET))
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up down pipeline sweep test check bench prove clean
+.PHONY: help install run up down pipeline sweep test check bench bench-gpu prove clean
 
 help:  ## list these targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 install: $(STAMP)  ## build .venv with the exact versions of constraints.txt; nothing to do when up to date
 
@@ -52,7 +52,10 @@ prove: install  ## the longer proofs; results go to tests/benchmarks/results/
 	@$(BIN)/python -m pytest -m slow tests
 
 bench: install  ## benchmarks; results go to tests/benchmarks/results/
-	@$(BIN)/python -m pytest tests/benchmarks --override-ini 'python_files=bench_*.py'
+	@$(BIN)/python -m pytest tests/benchmarks --override-ini 'python_files=bench_*.py' -m 'not gpu'
+
+bench-gpu: install  ## training of a LLaVA-1.5-7B's shape on this machine's GPU, random weights
+	@$(BIN)/python -m pytest tests/benchmarks --override-ini 'python_files=bench_*.py' -m gpu
 
 clean:  ## remove the environment and all artifacts
 	@test ! -x $(BIN)/psavlm || $(BIN)/psavlm down

@@ -21,11 +21,21 @@ from flows.steps import as_task
 from flows.table_page import show_table
 from flows.told import told
 from infra.store import Store
-from schemas.ablation import METHODS, SEEDS, AblationParameters, MethodPoint, Methods, label
+from schemas.ablation import (
+    METHODS,
+    SEEDS,
+    AblationParameters,
+    HoldOut,
+    MethodPoint,
+    Methods,
+    label,
+)
 from schemas.artifact import Artifact
+from schemas.config import HeldOut
 from schemas.sweep import Seeds
 from tasks.ablation import ablation_table
 from tasks.ablation.step import table_for_page
+from tasks.ablation.tracking import log_ablation
 from tasks.credentials import use_credentials
 
 
@@ -35,6 +45,8 @@ from tasks.credentials import use_credentials
 def ablation(  # noqa: PLR0913 - a run's parameters are top-level scalars
     methods: Methods = METHODS,
     seeds: Seeds = SEEDS,
+    hold_out_sources: HoldOut = [],  # noqa: B006 - a run's parameters are plain JSON, never changed
+    hold_out_types: HoldOut = [],  # noqa: B006
     preset: Preset = "tiny-hard",
     root: Root = ".psavlm/store",
     sources: Sources = (),
@@ -48,6 +60,9 @@ def ablation(  # noqa: PLR0913 - a run's parameters are top-level scalars
     Args:
         methods: shipped names, or .toml files that name every part.
         seeds: each of the training order and of both stages.
+        hold_out_sources: train every method once more without each of these sources, judged on
+            what the test split has of it; * stands for any letters, as in "second-style*".
+        hold_out_types: the same for risk types.
         preset: a shipped name (tiny, tiny-hard), the path of a .toml file or its s3:// URI.
         root: where artifacts go: a folder or s3://bucket/prefix.
         sources: data sets in place of the preset's, such as {"format": "table", "uri": "my.csv"}.
@@ -58,7 +73,10 @@ def ablation(  # noqa: PLR0913 - a run's parameters are top-level scalars
         cluster: address of a Ray cluster; empty is that of `make up`, or one of the ablation's own.
     """
     use_credentials()
-    asked = AblationParameters.checked({"methods": methods, "seeds": seeds})
+    asked = AblationParameters.checked(
+        {"methods": methods, "seeds": seeds}
+        | {"hold_out_sources": hold_out_sources, "hold_out_types": hold_out_types}
+    )
     given = {
         "preset": preset, "sources": sources, "base": base, "clean_per_unsafe": clean_per_unsafe,
         "stage2_clean_per_unsafe": stage2_clean_per_unsafe,
@@ -73,6 +91,7 @@ def ablation(  # noqa: PLR0913 - a run's parameters are top-level scalars
     done = [end.done or _failed(end) for end in ended]
     do = told(as_task, also=log)
     table = do("ablation", ablation_table, asked, points[0].config.evaluate, done, store=store)
+    log_ablation(table, done, store=store)
     show_table(table, table_for_page(table, store=store), store)
     return Outcome(artifacts={"ablation": table, **behind(done)})
 
@@ -83,19 +102,35 @@ def planned(asked: AblationParameters, given: Mapping[str, Any]) -> list[Point]:
     Raises:
         ConfigError: a method that is none, or one that the preset does not say how to train.
     """
-    return [
+    points = [
         Point(label(method), seed, configured({**given, "method": method, "seed": seed}))
         for seed in asked.seeds
         for method in asked.methods
     ]
+    held = [HeldOut(sources=(name,)) for name in asked.hold_out_sources]
+    held += [HeldOut(types=(name,)) for name in asked.hold_out_types]
+    return points + [
+        Point(
+            label(method), seed,
+            configured({**given, "method": method, "seed": seed, "held_out": own}), own,
+        )
+        for seed in asked.seeds
+        for method in asked.methods
+        if any(p.label == label(method) and p.config.stages for p in points)
+        for own in held
+    ]  # fmt: skip
 
 
 def behind(points: Sequence[MethodPoint]) -> dict[str, Artifact]:
     """The models and evaluations behind the table, by method and seed."""
     return {
-        f"{point.method} seed {point.seed}/{what}": artifact
+        f"{point.name}/{what}": artifact
         for point in points
-        for what, artifact in (("model", point.model), ("evaluation", point.evaluated))
+        for what, artifact in (
+            ("model", point.model),
+            ("evaluation", point.evaluated),
+            *((f"{stage} both ways", both) for stage, both in point.both_ways.items()),
+        )
         if artifact is not None
     }
 
@@ -103,5 +138,6 @@ def behind(points: Sequence[MethodPoint]) -> dict[str, Artifact]:
 def _failed(end: Ended[MethodPoint]) -> MethodPoint:
     point = end.point
     return MethodPoint(
-        method=point.label, seed=point.seed, parts=point.config.method, error=end.error
-    )
+        method=point.label, seed=point.seed, parts=point.config.method, error=end.error,
+        held_out=point.held_out,
+    )  # fmt: skip

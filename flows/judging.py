@@ -7,9 +7,10 @@ from flows.points import Point
 from infra.store import Store
 from schemas.ablation import MethodPoint
 from schemas.artifact import Artifact
-from schemas.config import Fraction, Stage
+from schemas.config import NOTHING, Fraction, MethodConfig, Stage
 from schemas.sweep import PointsConfig, StageResult
 from tasks.evaluate import evaluate
+from tasks.evaluate.both import evaluate_both_ways
 from tasks.evaluate.points import evaluate_points
 
 # Stage -> the step that orders its items.
@@ -42,7 +43,8 @@ def at_operating_points(
 def in_use(point: Point, made: Mapping[str, Artifact], do: Do, *, store: Store) -> MethodPoint:
     """The last arm of the method as it is used: its own threshold, intervention or oracle.
 
-    The same evaluation as a run's, which finds it in the store.
+    The same evaluation as a run's, which finds it in the store. A guard is also asked with every
+    item over its threshold and with none, after each stage: that is what it does at any other one.
 
     Args:
         point: what was trained, if anything.
@@ -55,6 +57,19 @@ def in_use(point: Point, made: Mapping[str, Artifact], do: Do, *, store: Store) 
     asked = config.method if config.method.concepts == "labels" else model
     seen = (made["base"], made["validate"], made["encode"])
     judged = do(f"evaluate {arm}", evaluate, config.evaluate, arm, *seen, store=store, model=asked)
+    both = {}
+    if guards(config.method) and point.held_out == NOTHING:
+        for stage in config.stages:
+            name, trained = f"evaluate {stage.value} both ways", made[stage.value]
+            both[stage.value] = do(
+                name, evaluate_both_ways, config.evaluate, *seen, trained, store=store
+            )
     return MethodPoint(
-        method=point.label, seed=point.seed, parts=config.method, evaluated=judged, model=model
-    )
+        method=point.label, seed=point.seed, parts=config.method, evaluated=judged, model=model,
+        both_ways=both, held_out=point.held_out,
+    )  # fmt: skip
+
+
+def guards(method: MethodConfig) -> bool:
+    """Whether the method has a guard of its own that acts."""
+    return method.head != "none" and method.intervention != "off"

@@ -21,7 +21,7 @@ from flows.told import told
 from infra import ray_cluster
 from infra.store import Store
 from schemas.artifact import Artifact
-from schemas.config import PipelineConfig
+from schemas.config import NOTHING, HeldOut, PipelineConfig
 from schemas.errors import TrainingError
 from tasks.base_model import base_model
 from tasks.encode import encode
@@ -34,16 +34,21 @@ Done = TypeVar("Done")
 
 @dataclass(frozen=True)
 class Point:
-    """One config to compare with others: what is special about it, and its seed."""
+    """One config to compare with others: what is special about it, and its seed.
+
+    `held_out`: what it is trained without, beyond what all are.
+    """
 
     label: str
     seed: int
     config: PipelineConfig
+    held_out: HeldOut = NOTHING
 
     @property
     def name(self) -> str:
         """What its task is called."""
-        return f"{self.label} seed {self.seed}"
+        held = f" without {self.held_out.told}" if self.held_out != NOTHING else ""
+        return f"{self.label} seed {self.seed}{held}"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from prefect.states import Completed
 from flows.told import in_words
 from schemas.artifact import Artifact
 from schemas.decision import Decision
-from schemas.errors import PsavlmError
+from schemas.errors import PsavlmError, StoppedError
 
 # Every step leaves its artifact or nothing, so that it may be tried again.
 RETRIES = 1
@@ -53,4 +53,6 @@ async def worth_retrying(_task: Any, _run: Any, state: State) -> bool:
     error: Any = state.result(raise_on_failure=False)
     if inspect.isawaitable(error):
         error = await error
+    if isinstance(error, StoppedError):
+        return False
     return not (isinstance(error, PsavlmError) and error.exit_code == 2)

@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from infra import cache
-from infra.files import Files, clear, flush_tree
+from infra.disk import clear, flush_tree
+from infra.files import Files
 from infra.fingerprint import canonical, fingerprint
 from infra.integrity import remember, sound
 from infra.provenance import provenance

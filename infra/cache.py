@@ -9,7 +9,8 @@ import os
 import uuid
 from pathlib import Path
 
-from infra.files import Files, clear
+from infra.disk import clear
+from infra.files import Files
 from infra.integrity import DamagedError, attempt, compare, hashed, remember
 from schemas.artifact import Manifest
 from schemas.errors import StorageError

@@ -7,10 +7,6 @@ atomic one for local files, and the removal of emptied folders, because a bucket
 
 import contextlib
 import hashlib
-import os
-import shutil
-import time
-import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,22 +17,15 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
+from infra import disk
 from infra.faults import reason, troubles
+from infra.found import Found
 from schemas.errors import StorageError
 
 HASHERS = 4
 # s3fs holds files of up to two parts in memory while it sends them: 4 at a time, not 128.
 CARRIERS = 4
 PART_BYTES = 50 * 2**20
-TRIES = 5
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a listing tells: bytes, and the last change in seconds since 1970."""
-
-    bytes: int
-    changed: float
 
 
 @dataclass(frozen=True)
@@ -127,7 +116,7 @@ class Files:
         with self._told("list", "all"):
             listing = self.fs.find(base, detail=True, withdirs=self.local)
         return {
-            name.removeprefix(base): _as_found(info)
+            name.removeprefix(base): Found.of(info)
             for name, info in sorted(listing.items())
             if name.startswith(base)
         }
@@ -182,7 +171,7 @@ class Files:
 
     def _put(self, path: str, data: bytes, *, fresh: bool) -> bool:
         if self.local:
-            return _put_local(Path(path), data, fresh=fresh)
+            return disk.put(Path(path), data, fresh=fresh)
         from infra.bucket import put
 
         return put(self.fs, path, data, fresh=fresh)
@@ -210,57 +199,3 @@ class Files:
                 f"cannot {act} {path} in the store {self.address}: "
                 f"{reason(error, local=self.local)}"
             ) from None
-
-
-def _as_found(info: dict[str, Any]) -> Found:
-    # An object without a time is a bucket's own placeholder: as young as can be.
-    stamp = info.get("LastModified")
-    changed = stamp.timestamp() if stamp else info.get("mtime", time.time())
-    return Found(0 if info["type"] == "directory" else int(info["size"]), changed)
-
-
-def _put_local(place: Path, data: bytes, *, fresh: bool) -> bool:
-    """Write beside, flush to the disk, link (create) or rename (replace) into place, flush that."""
-    draft = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
-    for _ in range(TRIES):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # another process pruned the empty folder
-            file = draft.open("xb")
-            break
-    else:
-        raise FileNotFoundError(2, "the folder keeps vanishing", str(place.parent))
-    try:
-        with file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if fresh:
-            os.link(draft, place)
-        else:
-            draft.replace(place)
-        _settle(place.parent)
-    except FileExistsError:
-        return False
-    finally:
-        draft.unlink(missing_ok=True)
-    return True
-
-
-def _settle(place: Path) -> None:
-    """Bring a file or a folder's names to the disk: no power cut must take back what was told."""
-    entries = os.open(place, os.O_RDONLY)
-    try:
-        os.fsync(entries)
-    finally:
-        os.close(entries)
-
-
-def flush_tree(folder: Path) -> None:
-    """Bring a new folder with all below it to the disk, and the four names that lead to it."""
-    for path in [*folder.rglob("*"), folder, *list(folder.parents)[:4]]:
-        _settle(path)
-
-
-def clear(folder: Path) -> None:
-    """Remove a folder of this machine outside any root; a missing one is fine."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -19,7 +19,7 @@ from infra.digests import within
 from infra.files import Files
 from infra.fingerprint import LENGTH
 from infra.integrity import DamagedError, read_manifest
-from infra.lease import living
+from infra.lease import living, unreleased
 from infra.listing import Tree, below, by_first, homes
 from infra.references import Key, Reference, held, named
 from schemas.artifact import Manifest
@@ -127,7 +127,8 @@ class Scan:
 
     def _shards(self, by: Reference) -> list[Garbage]:
         """Shards of which no artifact names anything; none while that cannot be known."""
-        if any(living(self.files, home) for home in self._homes if _is_of(home, by.step)):
+        # What is deleted here is not looked at under its user's lease, so no clock may decide.
+        if any(unreleased(self.files, home) for home in self._homes if _is_of(home, by.step)):
             self.left[f"{by.shards} {IN_USE}"] += 1
             return []
         try:

@@ -11,65 +11,20 @@ also looks for a while whether the holder renews its lease.
 
 import contextlib
 import logging
-import os
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Iterator
-from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from infra.files import Files
-from infra.process import alive, started
+from infra.holder import TTL_S, Lease
 from schemas.errors import StorageError
-from schemas.frozen import Frozen
 
 log = logging.getLogger(__name__)
 
-TTL_S = 60.0
 BEAT_S = 15.0
 POLL_S = 0.5
-
-
-class Lease(Frozen):
-    """Who builds: an id for this one build, the process, and until when the lease is good.
-
-    Attributes:
-        owner: hex uuid; also the name of the attempt folder.
-        host: host name and pid namespace; pids of another namespace say nothing here.
-        pid: the process.
-        started: boot id and clock ticks at its start: a used pid may come back.
-        expires: seconds since 1970, by the holder's clock.
-    """
-
-    owner: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    host: str
-    pid: Annotated[int, Field(ge=1, lt=2**31)]
-    started: str
-    expires: float
-
-    @classmethod
-    def mine(cls) -> "Lease":
-        """Make a lease for this process."""
-        pid = os.getpid()
-        return cls(
-            owner=uuid.uuid4().hex,
-            host=_host(),
-            pid=pid,
-            started=started(pid),
-            expires=time.time() + TTL_S,
-        )
-
-    def dead(self) -> bool:
-        """Whether the holder ran on this host and is gone, as far as can be known."""
-        return self.host == _host() and not alive(self.pid, self.started)
-
-    def data(self) -> bytes:
-        """Return the lease as its file's content, good for another TTL_S."""
-        renewed = self.model_copy(update={"expires": time.time() + TTL_S})
-        return renewed.model_dump_json().encode()
 
 
 @contextlib.contextmanager
@@ -97,13 +52,15 @@ def leased(files: Files, folder: str) -> Iterator[tuple[Lease, list[str]]]:
 
 def living(files: Files, folder: str) -> Lease | None:
     """Return the lease of a living holder, None if nobody builds; nothing is written."""
+    holder = unreleased(files, folder)
+    return None if holder is None or holder.expires < time.time() else holder
+
+
+def unreleased(files: Files, folder: str) -> Lease | None:
+    """Return the lease of a holder that is not known to be dead, expired or not: as `living`."""
     chain = _chain(files, folder, tidy=False)
     holder = list(chain.values())[-1] if chain else None
-    return None if holder is None or _over(holder) else holder
-
-
-def _over(holder: Lease) -> bool:
-    return holder.dead() or holder.expires < time.time()
+    return None if holder is None or holder.dead() else holder
 
 
 class _Watch:
@@ -198,10 +155,3 @@ def _release(files: Files, folder: str, *, path: str, owner: str) -> None:
             files.remove(link)
     elif path not in chain:
         files.remove(path)
-
-
-def _host() -> str:
-    try:
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()

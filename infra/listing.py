@@ -1,6 +1,6 @@
 """A root's listing by what it tells of: artifacts, and what lies in them."""
 
-from infra.files import Found
+from infra.found import Found
 from infra.lineage import is_artifact
 
 Tree = dict[str, Found]

@@ -1,14 +1,11 @@
 """Can the root be used at all? Asked once, before any work, with an answer within seconds."""
 
 import contextlib
-import logging
 import os
 import uuid
 from pathlib import Path
 
 from infra.files import Files
-
-log = logging.getLogger(__name__)
 
 # Few tries and short waits: a wrong endpoint must not cost minutes, a hiccup not the run.
 _IMPATIENT = {
@@ -54,9 +51,6 @@ def _write_twice(files: Files) -> bool:
     name = f".probe-{uuid.uuid4().hex}"
     files.put(name, b"first", fresh=True)
     try:
-        lost = not files.put(name, b"second", fresh=True)
-        if not lost:
-            log.warning(careful(files.address))
-        return lost
+        return not files.put(name, b"second", fresh=True)
     finally:
         files.remove(name)

@@ -6,6 +6,7 @@ HTTP pages listen on 127.0.0.1. Ray's internal ports listen on all interfaces an
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 
 from infra.port import spare_port
 from infra.provenance import provenance
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, TrainingError
 
 LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -53,13 +54,15 @@ def join(address: str = "", *, cpus: int, state: Path = Path(".psavlm")) -> Clus
 
     Raises:
         ConfigError: no cluster answers at the address, or one that is too small.
+        TrainingError: this machine is too busy to start one.
     """
     with _joining:
         _prepare(state)
         import ray
 
         if not ray.is_initialized():
-            _start(address or os.environ.get(OWN, ""), cpus)
+            with _same_sigterm():
+                _start(address or os.environ.get(OWN, ""), cpus)
         _check_size(cpus)
     url = ray.worker.get_dashboard_url()
     return Cluster(
@@ -131,7 +134,7 @@ def _start(address: str, cpus: int) -> None:
     if not address:
         # One machine: gloo must not guess an interface.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        with _as_its_own_address():
+        with _as_its_own_address(), _told_when_late():
             ray.init(
                 address="local",
                 num_cpus=max(cpus, os.cpu_count() or 1),
@@ -145,6 +148,34 @@ def _start(address: str, cpus: int) -> None:
         ray.init(address=address, **quiet)
     except (ConnectionError, ValueError) as error:
         raise _nobody(address, f"{error}; is its token the one of RAY_AUTH_TOKEN_PATH?") from error
+
+
+@contextlib.contextmanager
+def _same_sigterm() -> Iterator[None]:
+    """Let SIGTERM mean what it meant before, to a flow or to the command.
+
+    Ray puts two of its own in its place: one leaves at once, one prints a stack and aborts.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def _told_when_late() -> Iterator[None]:
+    """One message where Ray gives a node up, after half a minute that no setting of it changes."""
+    try:
+        yield
+    except Exception as error:
+        # Ray has no class of its own for it.
+        if type(error) is not Exception:
+            raise
+        raise TrainingError(
+            f"Ray did not start on this machine ({error}). It may be too busy or short of memory "
+            "(psavlm doctor); Ray's own words are in the newest folder of its temporary directory, "
+            "logs/raylet.err. Run the same command again: what is done is kept"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ class Backbone(nn.Module):
     """A VLM with its tokenizer and its image processor (PIL backend, pixels without torchvision).
 
     Args:
-        llava: the model, of the family's class; `config.image_token_id` is the image's placeholder.
+        vlm: the model, of the family's class; `config.image_token_id` is the image's placeholder.
         tokenizer: a fast one, with an end-of-sequence token and the placeholder.
         image_processor: pixels as the base was trained.
 
@@ -39,7 +39,7 @@ class Backbone(nn.Module):
     IMAGES: ClassVar[Any]
 
     def __init__(
-        self, llava: nn.Module, tokenizer: PreTrainedTokenizerBase, image_processor: Any
+        self, vlm: nn.Module, tokenizer: PreTrainedTokenizerBase, image_processor: Any
     ) -> None:
         super().__init__()
         if not tokenizer.is_fast or tokenizer.eos_token_id is None:
@@ -48,7 +48,7 @@ class Backbone(nn.Module):
                 "and end with eos"
             )
         # Any: transformers types sub-configs as optional or plain dictionaries.
-        self.llava: Any = llava
+        self.vlm: Any = vlm
         self.tokenizer: Any = tokenizer
         self.image_processor: Any = image_processor
         self.image_token = str(tokenizer.convert_ids_to_tokens(self.config.image_token_id))
@@ -127,7 +127,7 @@ class Backbone(nn.Module):
     @property
     def config(self) -> Any:
         """The model's own configuration."""
-        return self.llava.config
+        return self.vlm.config
 
     @property
     def llm_dim(self) -> int:
@@ -137,12 +137,12 @@ class Backbone(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return cast(torch.device, self.llava.device)
+        return cast(torch.device, self.vlm.device)
 
     @property
     def dtype(self) -> torch.dtype:
         """The floating type of the weights."""
-        return cast(torch.dtype, self.llava.dtype)
+        return cast(torch.dtype, self.vlm.dtype)
 
     def freeze(self) -> None:
         """Lets nothing of the base train, and switches its dropout off."""
@@ -151,7 +151,7 @@ class Backbone(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings [..., D] of token ids [...]: the table only, no layers."""
-        return self.llava.get_input_embeddings()(ids.to(self.device))
+        return self.vlm.get_input_embeddings()(ids.to(self.device))
 
     def heat(self, shares: Tensor, size: Size | None) -> Tensor:
         """Shares [P'] of an image's places, laid out [rows, columns] over `as_seen`.
@@ -176,14 +176,14 @@ class Backbone(nn.Module):
 
     def hidden(self, embeds: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         """Last hidden states [B, N, D] of a prompt's embeddings [B, N, D]."""
-        output = self.llava.model(
+        output = self.vlm.model(
             inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
         )
         return output.last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits [..., W] of hidden states [..., D]."""
-        return self.llava.lm_head(hidden)
+        return self.vlm.lm_head(hidden)
 
     @torch.no_grad()
     def generate(
@@ -192,7 +192,7 @@ class Backbone(nn.Module):
         """Greedy answers to left-padded prompt embeddings [B, N, D]; special tokens removed."""
         eos = self.tokenizer.eos_token_id
         pad = self.tokenizer.pad_token_id
-        ids = self.llava.generate(
+        ids = self.vlm.generate(
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=positions,
@@ -209,7 +209,7 @@ class Backbone(nn.Module):
 
     def _stops(self) -> list[int]:
         """The tokens that end an answer: the tokenizer's, and those that the base names besides."""
-        named = self.llava.generation_config.eos_token_id
+        named = self.vlm.generation_config.eos_token_id
         named = [named] if isinstance(named, int) else named or []
         return sorted({self.tokenizer.eos_token_id, *named})
 

@@ -62,6 +62,21 @@ def compose(
         training=training,
         limit=max_text_tokens,
     )
+    return compose_texts(
+        backbone, texts, images=images, tokens=tokens, told=told, training=training
+    )
+
+
+def compose_texts(
+    backbone: Backbone,
+    texts: Sequence[Tokens],
+    *,
+    images: Sequence[ImageFeatures | None],
+    tokens: Tensor | None = None,
+    told: Sequence[Tensor | None] | None = None,
+    training: bool = False,
+) -> PromptBatch:
+    """The same of conversations that are cut into tokens already."""
     placeholder = backbone.config.image_token_id
     told, rows = told or [None] * len(texts), []
     for text, embeds, image, concept in zip(

@@ -29,6 +29,7 @@ from schemas.taxonomy import Taxonomy
 
 CARD, SAFETY, LANGUAGE = "model.json", "safety.safetensors", "language.safetensors"
 STATE, STATE_TENSORS = "state.json", "state.safetensors"
+PREFIX = "llava."  # of every family's tensors in LANGUAGE: so they are called since format 1
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 Record = TypeVar("Record", bound=Frozen)
 
@@ -103,9 +104,9 @@ def save_model(  # noqa: PLR0913 - the fields of the card
 
 
 def language_weights(model: PsaVlm) -> dict[str, Tensor]:
-    """What stage 2 `full` trains, by name within the backbone."""
+    """What stage 2 `full` trains, by name within the base and the prefix of its files."""
     trained = trained_by(model, Stage.ALIGNMENT, "full")
-    return {name.removeprefix("backbone."): p.detach() for name, p in trained.items()}
+    return {PREFIX + name.removeprefix("backbone.vlm."): p.detach() for name, p in trained.items()}
 
 
 def load_card(folder: Path) -> ModelCard:

@@ -28,7 +28,7 @@ def add_lora(backbone: Backbone, method: MethodConfig, *, seed: int = 0) -> None
     """
     if lora_parameters(backbone):
         raise ConfigError("this backbone carries an adapter already: load a fresh one")
-    kinds = "|".join(sorted(_linear_kinds(backbone.llava)))
+    kinds = "|".join(sorted(_linear_kinds(backbone.vlm)))
     config = LoraConfig(
         r=method.lora_rank,
         lora_alpha=method.lora_alpha,
@@ -38,17 +38,20 @@ def add_lora(backbone: Backbone, method: MethodConfig, *, seed: int = 0) -> None
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, backbone.llava, adapter_name=ADAPTER)
+        inject_adapter_in_model(config, backbone.vlm, adapter_name=ADAPTER)
+    if backbone.dtype.itemsize < torch.float32.itemsize:
+        for parameter in lora_parameters(backbone).values():
+            parameter.data = parameter.data.float()  # peft gives them the base's type
 
 
 def lora_parameters(backbone: Backbone) -> dict[str, nn.Parameter]:
     """Adapter parameters by their name in the model; empty without adapters."""
-    return {name: p for name, p in backbone.llava.named_parameters() if ".lora_" in name}
+    return {name: p for name, p in backbone.vlm.named_parameters() if ".lora_" in name}
 
 
 def save_lora(folder: Path, backbone: Backbone) -> None:
     """Writes an adapter's two files."""
-    backbone.llava.peft_config[ADAPTER].save_pretrained(str(folder))
+    backbone.vlm.peft_config[ADAPTER].save_pretrained(str(folder))
     weights = {_file_name(name): p for name, p in lora_parameters(backbone).items()}
     write_tensors(folder / WEIGHTS, weights)
 
@@ -66,10 +69,10 @@ def load_lora(folder: Path, backbone: Backbone, method: MethodConfig) -> None:
     copy_tensors(stored, wanted, where=folder / WEIGHTS)
 
 
-def _linear_kinds(llava: nn.Module) -> set[str]:
+def _linear_kinds(vlm: nn.Module) -> set[str]:
     return {
         name.rsplit(".", 1)[-1]
-        for name, module in llava.named_modules()
+        for name, module in vlm.named_modules()
         if isinstance(module, nn.Linear) and "language_model." in name
     }
 

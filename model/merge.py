@@ -9,12 +9,12 @@ def merge_lora(backbone: Backbone) -> int:
     """Adds B A (alpha / r) to every adapted weight and takes the adapter out; counts the layers."""
     adapted = [
         (name, module)
-        for name, module in backbone.llava.named_modules()
+        for name, module in backbone.vlm.named_modules()
         if isinstance(module, LoraLayer)
     ]
     for name, module in adapted:
         module.merge()
-        backbone.llava.set_submodule(name, module.get_base_layer())
+        backbone.vlm.set_submodule(name, module.get_base_layer())
     if adapted:
-        del backbone.llava.peft_config
+        del backbone.vlm.peft_config
     return len(adapted)

@@ -4,17 +4,17 @@ Both losses take h_o [B, P, V], the encoder's cached features, so that an image 
 all epochs, ratios and passes. Letters as in backbone.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from model.backbone import Backbone
-from model.batches import PromptBatch, compose, question_batch
+from model.batches import PromptBatch, compose, compose_texts, question_batch
 from model.features import Features, ImageFeatures, size_of, stacked
-from model.losses import answer_loss, concept_loss, head_loss
+from model.losses import Answers, answer_sums, concept_loss
 from model.projectors import Views
-from model.prompts import Prompt, teach
+from model.prompts import Prompt, Tokens, teach, tokenize
 from model.safety import SafetyModules
 from schemas.config import MethodConfig
 from schemas.errors import ConfigError
@@ -99,32 +99,6 @@ class PsaVlm(nn.Module):
             type_logits, level_logits, types.to(device), levels.to(device), weight=weight
         )
 
-    def concept_batch_sums(
-        self,
-        features: Tensor,
-        questions: Sequence[str],
-        types: Tensor,
-        levels: Tensor,
-        *,
-        class_weights: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Per head, types first, what `head_loss` gives: workers divide by the whole batch's.
-
-        Args:
-            features: h_o [B, P, V].
-            questions: B bare texts.
-            types: class numbers [B], -100 where the label is missing.
-            levels: the same for levels.
-            class_weights: [K] and [L]; None weighs all alike.
-        """
-        logits = self.concept_logits(features, questions)
-        device = logits[0].device
-        of_types, of_levels = class_weights or (None, None)
-        return (
-            head_loss(logits[0], types.to(device), of_types),
-            head_loss(logits[1], levels.to(device), of_levels),
-        )
-
     def language_batch_loss(
         self,
         features: Features,
@@ -149,25 +123,57 @@ class PsaVlm(nn.Module):
         use_tokens: bool = True,
         max_text_tokens: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Summed cross-entropy and number of answer tokens.
+        """Summed cross-entropy and number of answer tokens."""
+        texts = self.tokenize(features, prompts, max_text_tokens=max_text_tokens)
+        sums = self.answer_sums(features, prompts, texts, use_tokens=use_tokens)
+        return sums.total, sums.tokens
+
+    def tokenize(
+        self, features: Iterable[object], prompts: Sequence[Prompt], *, max_text_tokens: int | None
+    ) -> list[Tokens]:
+        """The conversations to learn from as tokens; of `features` it counts which are None."""
+        return tokenize(
+            self.backbone,
+            prompts,
+            with_image=[image is not None for image in features],
+            training=True,
+            limit=max_text_tokens,
+        )
+
+    def answer_sums(
+        self,
+        features: Features,
+        prompts: Sequence[Prompt],
+        texts: Sequence[Tokens],
+        *,
+        use_tokens: bool = True,
+    ) -> Answers:
+        """Summed cross-entropy, number of answer tokens, and how many were foreseen.
 
         Workers divide by the number of the whole global batch, so that the loss does not depend
         on how many there are.
+
+        Args:
+            features: h_o per prompt, or None for text alone.
+            prompts: the conversations, for the concepts that they tell.
+            texts: their tokens, of `tokenize`.
+            use_tokens: with the safety tokens in their places.
         """
-        batch = self.compose(
-            features,
-            prompts,
-            use_tokens=use_tokens,
+        batch = compose_texts(
+            self.backbone,
+            texts,
+            images=self._project(features),
+            tokens=self.safety.tokens.static if use_tokens else None,
+            told=self._told(prompts) if use_tokens else None,
             training=True,
-            max_text_tokens=max_text_tokens,
         )
         hidden = self.backbone.hidden(batch.embeds, batch.mask, batch.positions)
-        total, count = answer_loss(hidden, batch.labels, self.backbone.logits)
+        total, count, right = answer_sums(hidden, batch.labels, self.backbone.logits)
         for tokens in self.safety.tokens.for_llm() if use_tokens else ():
             # A batch of text alone gives the tokens a gradient of zeros, not none at all: every
             # worker then has the same gradients to average.
             total = total + 0.0 * tokens.sum()
-        return total, count
+        return Answers(total, count, right)
 
     def write(
         self,

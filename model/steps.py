@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +22,10 @@ class StepReport:
 
 
 def new_optimizer(parameters: Sequence[nn.Parameter], part: PartConfig) -> torch.optim.AdamW:
-    """AdamW over one part's parameters; the rate is set anew by every step."""
-    return torch.optim.AdamW(parameters, lr=part.lr, weight_decay=part.weight_decay)
+    """AdamW over one part's parameters, fused on a GPU; the rate is set anew by every step."""
+    # Elsewhere torch's own choice: its fused kernel on the CPU rounds otherwise.
+    fused = True if all(p.is_cuda for p in parameters) else None
+    return torch.optim.AdamW(parameters, lr=part.lr, weight_decay=part.weight_decay, fused=fused)
 
 
 def learning_rate(step: int, part: PartConfig) -> float:
@@ -49,9 +51,21 @@ def train_step(
 
 
 def apply_gradients(
-    loss: float, optimizer: torch.optim.Optimizer, *, step: int, part: PartConfig
+    loss: float,
+    optimizer: torch.optim.Optimizer,
+    *,
+    step: int,
+    part: PartConfig,
+    blame: Callable[[], str] = lambda: "look at this step's rows in the order plan",
 ) -> StepReport:
     """Clips this part's gradients and steps; for workers that average gradients themselves.
+
+    Args:
+        loss: the step's.
+        optimizer: over one part's parameters, whose gradients are there.
+        step: from 0.
+        part: its clipping and learning rate.
+        blame: names the items, where the loss or the gradient is not finite.
 
     Raises:
         TrainingError: the loss or the gradient is not finite; no parameter was changed.
@@ -60,8 +74,8 @@ def apply_gradients(
     norm = float(nn.utils.clip_grad_norm_(parameters, part.clip_norm))
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise TrainingError(
-            f"step {step}: loss {loss}, gradient norm {norm}; stopped before the optimiser step. "
-            "Lower the part's lr, or look at this step's rows in the order plan"
+            f"step {step}: loss {loss}, gradient norm {norm}; stopped before the optimiser step: "
+            f"lower the part's lr, or {blame()}"
         )
     rate = learning_rate(step, part)
     for group in optimizer.param_groups:

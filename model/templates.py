@@ -43,6 +43,17 @@ HERMES = Template(
     system="<|im_start|>system\nAnswer the questions.<|im_end|>",
     answer="",
 )
+# LLaVA-NeXT's words in Llama-3's own headers; the tokenizer's eos is then <|eot_id|>.
+LLAMA_3 = Template(
+    user="<|start_header_id|>user<|end_header_id|>\n\n",
+    asked="<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    system=(
+        "<|start_header_id|>system<|end_header_id|>\n\nYou are a helpful language and vision "
+        "assistant. You are able to understand the visual content that the user provides, and "
+        "assist the user with a variety of tasks using natural language.<|eot_id|>"
+    ),
+    answer="",
+)
 QWEN = Template(
     user="<|im_start|>user\n",
     asked="<|im_end|>\n<|im_start|>assistant\n",

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from schemas.artifact import Artifact
-from schemas.config import MethodConfig
+from schemas.config import NOTHING, HeldOut, MethodConfig, only_risks
 from schemas.errors import ConfigError
 from schemas.explain import explain
 from schemas.frozen import Frozen
@@ -26,6 +26,10 @@ Methods = Annotated[
     list[OneMethod],
     Field(min_length=1, max_length=MOST_POINTS, json_schema_extra=ALL_DIFFERENT),
 ]
+HoldOut = Annotated[
+    list[Annotated[str, Field(min_length=1)]],
+    Field(max_length=MOST_POINTS, json_schema_extra=ALL_DIFFERENT),
+]
 # Name -> what it says, in the order of the table. Lower is better where it says so.
 ABLATION_METRICS = {
     name: {**METRICS, **SWEEP_METRICS}[name]
@@ -34,17 +38,38 @@ ABLATION_METRICS = {
         "near_miss_refused", "all_benign_exact", "type_accuracy", "level_accuracy",
     )
 }  # fmt: skip
+# What is told of a guard at another attack success than its own.
+EQUAL_METRICS = {
+    name: ABLATION_METRICS[name]
+    for name in ("risky_obeyed", "all_benign_refused", "benign_refused", "near_miss_refused")
+}
+# The method that the others are set beside there, and the attack successes beside its own.
+REFERENCE, TARGETS = "psa-vlm", (0.01, 0.02, 0.05)
+# What is told of items that a method has not learnt from.
+HELD_METRICS = {
+    name: {**METRICS, **SWEEP_METRICS}[name]
+    for name in (
+        "risky_obeyed", "risky_correctly_refused", "guard_missed", "all_benign_refused",
+        "guard_false_positive", "type_accuracy",
+    )
+}  # fmt: skip
 # What a method is made of, as far as the table tells it.
 PARTS = ("projector", "head", "query", "llm_tokens", "intervention", "threshold", "stage2")
 
 
 class AblationParameters(Frozen):
-    """What is an ablation's own; everything else is a run's (schemas/presets)."""
+    """What is an ablation's own; everything else is a run's (schemas/presets).
+
+    Each of `hold_out_sources` and `hold_out_types` has every method that trains trained once more,
+    without it (HeldOut).
+    """
 
     methods: Methods
     seeds: Seeds
+    hold_out_sources: HoldOut = []
+    hold_out_types: Annotated[HoldOut, AfterValidator(only_risks)] = []
 
-    @field_validator("methods", "seeds")
+    @field_validator("methods", "seeds", "hold_out_sources", "hold_out_types")
     @classmethod
     def _all_different(cls, values: list[Any]) -> list[Any]:
         names = [label(value) if isinstance(value, str) else value for value in values]
@@ -62,14 +87,26 @@ class AblationParameters(Frozen):
 
 
 class MethodPoint(Frozen):
-    """One method and seed: its judged answers and the model behind them, if any; or why not."""
+    """One method and seed: its judged answers and the model behind them, if any; or why not.
+
+    `both_ways`: by stage, the answers of a guard at every threshold; `held_out`: what it was
+    trained without.
+    """
 
     method: str
     seed: int
     parts: MethodConfig
     evaluated: Artifact | None = None
     model: Artifact | None = None
+    both_ways: dict[str, Artifact] = {}
+    held_out: HeldOut = NOTHING
     error: str = ""
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others."""
+        held = f" without {self.held_out.told}" if self.held_out != NOTHING else ""
+        return f"{self.method} seed {self.seed}{held}"
 
 
 class AblationRow(Frozen):
@@ -90,6 +127,33 @@ class AblationRow(Frozen):
     threshold: str
     stage2: str
     metrics: dict[str, Metric] = {}
+
+
+class EqualRow(Frozen):
+    """A guard set to an attack success: what of `risky_obeyed` is allowed, and what it costs.
+
+    `stage` is the model's last, `target` says the attack success in words, `refused_more` what it
+    refuses of the benign beyond the reference at the same attack success; None where some seed
+    reaches it at no threshold.
+    """
+
+    stage: str
+    target: str
+    method: str
+    seeds: int
+    metrics: dict[str, Metric] = {}
+    refused_more: Metric | None = None
+    finding: str
+
+
+class HeldOutRow(Frozen):
+    """Items of a source or type, by a method that was trained `with it` or `without it`."""
+
+    method: str
+    held_out: str
+    trained: str
+    seeds: int
+    metrics: dict[str, Metric]
 
 
 def label(method: str) -> str:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Literal
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from schemas.attack import AttackConfig
 from schemas.frozen import Frozen
@@ -13,6 +14,7 @@ from schemas.policy import REFUSAL_MARKERS
 Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Names = TypeVar("Names", list[str], tuple[str, ...])
 
 
 class Stage(StrEnum):
@@ -105,6 +107,38 @@ class ValidateConfig(Frozen):
     refusal_markers: tuple[str, ...] = REFUSAL_MARKERS
 
 
+def only_risks(types: Names) -> Names:
+    """The types; ValueError if `clean` is among them."""
+    if "clean" in types:
+        raise ValueError("'clean' is no risk: without it no guard can be calibrated")
+    return types
+
+
+class HeldOut(Frozen):
+    """What training and calibration must not see and the test split keeps (METHOD.md 7.6).
+
+    `sources`: names, where * stands for any letters, as the test split of a set is often a source
+    of its own (`second-style*`); `types`: risk types.
+    """
+
+    sources: tuple[str, ...] = ()
+    types: Annotated[tuple[str, ...], AfterValidator(only_risks)] = ()
+
+    @property
+    def told(self) -> str:
+        """Its names, as tables have them."""
+        return ", ".join((*self.sources, *self.types))
+
+    def holds(self, risk_type: str, source: str) -> bool:
+        """Whether a row of this type and source is held out."""
+        return risk_type in self.types or any(fnmatchcase(source, own) for own in self.sources)
+
+
+NOTHING = HeldOut()
+# Left out of the dump where it holds nothing: runs from before it keep their fingerprints.
+Held = Annotated[HeldOut, Field(exclude_if=NOTHING.__eq__)]
+
+
 class BalanceConfig(Frozen):
     """Labelled -> the training order. `clean_per_unsafe` is the ratio of that order.
 
@@ -119,6 +153,7 @@ class BalanceConfig(Frozen):
     epochs: Count = 8
     max_repeat: Count = 1
     source_caps: dict[str, Annotated[int, Field(ge=0)]] = {}
+    held_out: Held = NOTHING
     seed: int = 0
 
 
@@ -244,11 +279,13 @@ class PartConfig(Frozen):
     hint, the concept's tokens or both, as in inference; the papers train without (METHOD.md
     section 3). With concept tokens, `force_share` of all items are told a random concept instead
     and taught the refusal of an item that has it (section 7.5); types in `never_forced` are left
-    out of that.
+    out of that. `micro_batch`: at most so many items of a worker's share go through the model at a
+    time, sorted by length; left out, the whole share does.
     """
 
     steps: Count
     global_batch: Count
+    micro_batch: Count | None = None
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -263,7 +300,11 @@ class TrainConfig(Frozen):
 
     `parts` is empty for a stage that the method does not have. `class_weights`: all classes alike
     in the concept loss, or `balanced` by how often each occurs in the training order.
-    `false_positive_budget` is the share of clean calibration items that the guard may flag.
+    `false_positive_budget` is the share of clean calibration items that the guard may flag;
+    `held_out` ones are not among them.
+    `precision`: of products; in bf16 a frozen base is kept in bf16 too, what trains never is.
+    `recompute`: what the language model's layers compute again in the backward pass to save
+    memory: nothing, all that is `cheap` (no matrix product), or `all`.
     """
 
     stage: Stage
@@ -274,9 +315,12 @@ class TrainConfig(Frozen):
     class_weights: Literal["equal", "balanced"] = "equal"
     false_positive_budget: Fraction = 0.01
     max_text_tokens: Count = 512
+    precision: Literal["fp32", "bf16"] = "fp32"
+    recompute: Literal["none", "cheap", "all"] = "none"
     checkpoint_every: Count = 50
     workers: Count = 2
     max_failures: Annotated[int, Field(ge=0)] = 3
+    held_out: Held = NOTHING
     seed: int = 0
 
     @model_validator(mode="after")

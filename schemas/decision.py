@@ -7,6 +7,8 @@ from schemas.report import Metric
 
 Action = Literal["promoted", "refused", "already_champion", "rolled_back"]
 Test = Literal["superior", "not_inferior"]
+# Of the items: all of them, those that every candidate is shown to, those that are kept back.
+Part = Literal["all", "open", "reserved"]
 
 
 class ModelRef(Frozen):
@@ -28,7 +30,8 @@ class Check(Frozen):
     Attributes:
         name: the rate (schemas/report.py), with the opponent: `benign_refused/base`.
         what: the rate in words.
-        test: `superior` (p at most the bar) or `not_inferior` (the interval within the bar).
+        test: `superior` (p at most the bar, or the interval beyond it) or `not_inferior` (the
+            interval within the bar).
         n: items; 0 if none was judged.
         candidate: its rate.
         reference: the opponent's rate on the same items.
@@ -36,10 +39,11 @@ class Check(Frozen):
         low: lower end of the difference's interval, each end at the gate's alpha.
         high: its upper end.
         effect: the design effect; above 1, items that share an image count for less.
-        p: of the one-sided exact test, for `superior`.
-        bar: alpha for `superior`, otherwise the margin with its sign.
+        p: of the one-sided exact test, for `superior` without a minimum effect.
+        bar: alpha where there is a p, otherwise minimum effect, margin or budget with its sign.
         passed: None where there were too few items to judge.
         reason: in one line, why.
+        part: the items that it was asked of.
     """
 
     name: str
@@ -56,16 +60,19 @@ class Check(Frozen):
     bar: float
     passed: bool | None
     reason: str
+    part: Part = "all"
 
 
 class Decision(Frozen):
     """`decisions/<number>.json`: written once, with its evidence; the aliases follow from it.
 
     A dry run's decision has no number. `repeated` is never stored: it says that the same question
-    was asked before and nothing has changed since.
+    was asked before and nothing has changed since. `look` counts the looks at this item set, of
+    which this one was held at `alpha` (tasks/promote/spending.py); both are None where the set was
+    not looked at whole. Format 1 had neither.
     """
 
-    format: int = 1
+    format: int = 2
     number: int | None
     time: str
     action: Action
@@ -77,6 +84,8 @@ class Decision(Frozen):
     evaluations: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
     reasons: tuple[str, ...] = ()
+    look: int | None = None
+    alpha: float | None = None
     commit: str | None = None
     repeated: bool = False
 

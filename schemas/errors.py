@@ -29,5 +29,9 @@ class TrainingError(PsavlmError):
     """A training run stopped: a non-finite loss, or workers that kept dying."""
 
 
+class StoppedError(TrainingError):
+    """The command was ended from outside, and the same command goes on from what is stored."""
+
+
 class ServerError(PsavlmError):
     """A server of `psavlm up` did not come up, or refuses what it is asked."""

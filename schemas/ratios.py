@@ -16,9 +16,9 @@ class EpochRatio(Frozen):
 class Share(Frozen):
     """A risk type, level or source in the training order.
 
-    `there` are its rows in the training split, `pool` those that `source_caps` leave to choose
-    from, `asked` its items of an epoch if each side had exactly the pool's proportions; `unsafe`
-    and `clean` are its items of an epoch.
+    `there` are its rows in the training split, `pool` those that `held_out` and `source_caps` leave
+    to choose from, `asked` its items of an epoch if each side had exactly the pool's proportions;
+    `unsafe` and `clean` are its items of an epoch.
     """
 
     name: str

@@ -95,7 +95,7 @@ def _merged(base: Path, model: Path, out: Path) -> None:
     stored = json.loads((base / "config.json").read_text(encoding="utf-8"))
     dtype = str(stored.get("dtype") or stored.get("torch_dtype") or "float32")
     shutil.copytree(base, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS))
-    backbone.llava.to(getattr(torch, dtype)).save_pretrained(out)
+    backbone.vlm.to(getattr(torch, dtype)).save_pretrained(out)
 
 
 def _parts(base: Path, model: Path, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     turns = {"test_pipeline.py": 0, "test_servers.py": 1}
     items.sort(key=lambda item: turns.get(item.path.name, 2))
+
+
+def pytest_sessionfinish() -> None:
+    """Stop the Prefect servers of flows that tests called: a worker of xdist ends without it."""
+    if module := sys.modules.get("prefect.server.api.server"):
+        for server in list(module.SubprocessASGIServer._instances.values()):
+            server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from infra.clearing import clearance
 from infra.decisions import add_decision, deciding, read_decisions
 from infra.files import Files
 from infra.fingerprint import content_hash
-from infra.lease import Lease
+from infra.holder import Lease
 from infra.library import Library
 from infra.store import Store
 from schemas.artifact import Artifact

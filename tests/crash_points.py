@@ -2,8 +2,9 @@
 
     python -m tests.crash_points FOLDER artifact library=20 [--bucket s3://...] [--orders rerun gc]
 
-prints a line of JSON. Processes are forked from this one, which has read the libraries and has no
-threads. Either the same command is run again at once and `psavlm gc` comes after it, or before.
+prints a line of JSON; `library=20` tries twenty points, `library=20-40` these. Processes are forked
+from this one, which has read the libraries and has no threads. Either the same command is run again
+at once and `psavlm gc` comes after it, or before.
 """
 
 import argparse
@@ -174,12 +175,10 @@ def _age(folder: Path) -> None:
         os.utime(path, (then, then), follow_symlinks=False)
 
 
-def tried(trials: Trials, *, some: int, orders: Sequence[str]) -> dict[str, Any]:
+def tried(trials: Trials, *, some: str, orders: Sequence[str]) -> dict[str, Any]:
     """Try all points, or some; in these orders, or in one each."""
     acts = trials.undisturbed()
-    points = range(1, len(acts) + 1)
-    if some:
-        points = sorted(random.Random(0).sample(points, min(some, len(points))))
+    points = _chosen(some, range(1, len(acts) + 1))
     here = [order for order in trials.scenario.orders if order in (orders or ORDERS)]
     ways = [(at, order) for at in points for order in (here if orders else [here[at % len(here)]])]
     results = [trials.trial(at, order) for at, order in ways]
@@ -194,11 +193,19 @@ def tried(trials: Trials, *, some: int, orders: Sequence[str]) -> dict[str, Any]
     }
 
 
+def _chosen(some: str, points: Sequence[int]) -> Sequence[int]:
+    """All points, as many as a number says, or those from one to another."""
+    first, to, last = some.partition("-")
+    if to:
+        return points[int(first) - 1 : int(last)]
+    return sorted(random.Random(0).sample(points, min(int(some), len(points)))) if some else points
+
+
 def main() -> None:
     """Try the scenarios that are named."""
     words = argparse.ArgumentParser()
     words.add_argument("folder", type=Path)
-    words.add_argument("scenarios", nargs="+", metavar="NAME[=POINTS]")
+    words.add_argument("scenarios", nargs="+", metavar="NAME[=POINTS|=FIRST-LAST]")
     words.add_argument("--bucket", default="", help="s3://bucket/prefix of the roots")
     words.add_argument("--orders", nargs="*", choices=ORDERS, default=())
     given = words.parse_args()
@@ -207,7 +214,7 @@ def main() -> None:
         name, _, some = text.partition("=")
         root = f"{given.bucket}/{name}" if given.bucket else ""
         trials = Trials(name, given.folder / name, root=root)
-        told[name] = tried(trials, some=int(some or 0), orders=given.orders)
+        told[name] = tried(trials, some=some, orders=given.orders)
     sys.stdout.write(json.dumps(told) + "\n")
 
 

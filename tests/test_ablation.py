@@ -22,7 +22,7 @@ from schemas.presets import Parameters, resolve
 from schemas.taxonomy import shipped
 from tasks.ablation.labels import placed
 from tasks.ablation.step import write
-from tasks.ablation.table import ablation_rows, summary, table_schema
+from tasks.ablation.table import Tables, ablation_rows, summary, table_schema
 from tasks.evaluate.intervals import wilson
 from tasks.sweep.metrics import clustered_metrics
 from tests.short import SHORT
@@ -136,7 +136,7 @@ def test_all_formats_say_the_same_and_repeat_to_the_byte(tmp_path: Path):
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()
-        write(rows_of(FAILED), folder)
+        write(Tables(rows_of(FAILED)), folder)
     table = pq.read_table(folders[0] / "ablation.parquet")
     assert table.schema.equals(table_schema())
     with (folders[0] / "ablation.csv").open() as file:
@@ -175,6 +175,7 @@ def test_a_label_that_fits_nowhere_is_still_drawn():
 
 WRONG = [
     {"methods": []}, {"methods": ["bse"]}, {"methods": ["base", "base"]}, {"methods": [1]},
+    {"hold_out_types": ["privacy", "privacy"]}, {"hold_out_sources": [""]},
     {"seeds": []}, {"seeds": [1, 1]}, {"seeds": [-1]}, {"seeds": [0.5]},
 ]  # fmt: skip
 

@@ -87,14 +87,14 @@ def test_the_registry_gives_each_family_its_class(loaded):
 def test_logits_with_an_image_are_the_plain_models_to_the_last_bit(backbone, shape):
     image = image_of(*shape)
     with torch.no_grad():
-        own = backbone.llava(**plain_inputs(backbone, image, text_of(backbone, image=True))).logits
+        own = backbone.vlm(**plain_inputs(backbone, image, text_of(backbone, image=True))).logits
     found = logits_of(backbone, composed(backbone, [image], [QUESTION]))
     assert found.shape == own.shape and torch.equal(found, own)
 
 
 def test_logits_of_text_alone_are_the_plain_models_to_the_last_bit(backbone):
     with torch.no_grad():
-        own = backbone.llava(**plain_inputs(backbone, None, text_of(backbone, image=False))).logits
+        own = backbone.vlm(**plain_inputs(backbone, None, text_of(backbone, image=False))).logits
     found = logits_of(backbone, composed(backbone, [None], [QUESTION]))
     assert torch.equal(found, own)
 
@@ -103,7 +103,7 @@ def test_answers_are_the_plain_models(backbone):
     answers = set()
     for image in images_of(4):
         inputs = plain_inputs(backbone, image, text_of(backbone, image=True))
-        ids = backbone.llava.generate(**inputs, max_new_tokens=10, do_sample=False)
+        ids = backbone.vlm.generate(**inputs, max_new_tokens=10, do_sample=False)
         ids = ids[0, inputs["input_ids"].shape[1] :]
         own = backbone.tokenizer.decode(ids, skip_special_tokens=True).strip()
         batch = composed(backbone, [image], [QUESTION])
@@ -199,7 +199,7 @@ def test_guarded_answers_to_ragged_images_encode_each_once(loaded, name):
         hints=load_hints("default", taxonomy=taxonomy),
         policy=GuardPolicy(threshold=0.0),
     )
-    vlm = backbone.llava.model
+    vlm = backbone.vlm.model
     tower = vlm.visual.patch_embed if name == "qwen2_5_vl" else vlm.vision_tower.embeddings
     calls = []
     handle = tower.register_forward_hook(lambda *_: calls.append(1))
@@ -312,7 +312,7 @@ def test_a_patchs_share_is_laid_over_the_pixels_that_it_sees(backbone, shape):
 def without_mixing(backbone: Backbone) -> Backbone:
     """A copy whose encoder passes nothing from patch to patch."""
     alone = copy.deepcopy(backbone)
-    for name, parameter in alone.llava.named_parameters():
+    for name, parameter in alone.vlm.named_parameters():
         if name.endswith(("self_attn.out_proj.weight", "attn.proj.weight")):
             parameter.zero_()
     return alone
@@ -353,13 +353,13 @@ def test_what_is_seen_is_the_picture_itself(ragged, shape):
 
 def changed(backbone: Backbone, part: str, **values):
     """The backbone built again over another configuration."""
-    config = backbone.llava.config
+    config = backbone.vlm.config
     target = getattr(config, part) if part else config
     before = {name: getattr(target, name) for name in values}
     for name, value in values.items():
         setattr(target, name, value)
     try:
-        return type(backbone)(backbone.llava, backbone.tokenizer, backbone.image_processor)
+        return type(backbone)(backbone.vlm, backbone.tokenizer, backbone.image_processor)
     finally:
         for name, value in before.items():
             setattr(target, name, value)
@@ -382,6 +382,25 @@ def test_a_variant_that_is_not_supported_is_refused(loaded, name, part, values, 
 def test_a_mistral_is_asked_in_mistrals_words(loaded):
     backbone = changed(loaded["llava_next"], "text_config", model_type="mistral")
     assert text_of(backbone, image=True, question="a ?") == "[INST] <image>\na ? [/INST]"
+
+
+def test_a_llama_3_is_told_from_vicuna_by_its_tokenizer(loaded):
+    """Both are of model_type `llama`."""
+    vicuna = loaded["llava_next"]
+    words = copy.deepcopy(vicuna.tokenizer)
+    signs = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    words.add_special_tokens({"additional_special_tokens": signs})
+    words.eos_token = "<|eot_id|>"
+    llama = type(vicuna)(vicuna.vlm, words, vicuna.image_processor)
+    text = text_of(llama, image=True, question="a ?")
+    assert text.endswith(
+        "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n<image>\na ?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+    (tokens,) = tokenize(llama, [teach("a ?", "two red")], with_image=[True], training=True)
+    taught = [label for label in tokens.labels if label != -100]
+    assert words.decode(taught) == "two red<|eot_id|>"
+    assert "USER:" in text_of(vicuna, image=True, question="a ?")
 
 
 # --- published sizes, from their configurations alone ---

@@ -81,7 +81,7 @@ def test_transformers_own_classes_read_the_folder_and_agree_with_the_backbone(tr
     llava = LlavaForConditionalGeneration.from_pretrained(folder)
     processor = LlavaProcessor.from_pretrained(folder)
     backbone = Backbone.load(folder)
-    for model in (llava, backbone.llava):
+    for model in (llava, backbone.vlm):
         louder(model)
     pictures = album(2, seed=3).pixels
     question = "how many shapes are there ?"
@@ -117,18 +117,18 @@ def school():
 
 def packed_loss(backbone: Backbone, features: torch.Tensor, batch: list) -> float:
     """The loss that training sees before its first step, three items to a picture."""
-    before = {k: v.clone() for k, v in backbone.llava.state_dict().items()}
+    before = {k: v.clone() for k, v in backbone.vlm.state_dict().items()}
     turns = [(i, step._turns(items, image=i >= 0)) for i, items in batch]
     told: list[float] = []
     train_language(
-        backbone.llava,
+        backbone.vlm,
         backbone.tokenizer,
         features,
         [turns],
         steps=1,
         report=lambda _, loss: told.append(loss),
     )
-    backbone.llava.load_state_dict(before)
+    backbone.vlm.load_state_dict(before)
     (loss,) = told
     return loss
 

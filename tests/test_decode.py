@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 
 from infra.servers.run import lingering
 from schemas.errors import ConfigError
-from tasks.decoder import children
+from tasks.decoder import children, gate
 from tasks.decoder.children import Children, decode_all
 from tasks.decoder.strict import MANY_PIXELS, Facts, Refusal
 from tests.hostile import encoded
@@ -142,15 +143,31 @@ def test_the_memory_of_a_child_is_enough_for_all_legal_pixels(own, monkeypatch, 
 def test_images_of_many_pixels_wait_for_each_other_and_the_wait_is_not_counted(own, monkeypatch):
     monkeypatch.setattr(children, "SECONDS", 1.0)
     large = plain(int(MANY_PIXELS**0.5) + 1)
-    fcntl.lockf(own._gate, fcntl.LOCK_EX)  # as the children of all places would
+    file = gate.opened()
+    fcntl.lockf(file, fcntl.LOCK_EX)  # as another process's children would, at all places
     found = []
     asked = threading.Thread(target=lambda: found.extend(decode_all([large], max_pixels=MOST)))
     asked.start()
     asked.join(2)
     assert found == []
-    fcntl.lockf(own._gate, fcntl.LOCK_UN)
+    os.close(file)
     asked.join(20)
     assert isinstance(found[0], Facts)
+
+
+def test_the_gate_is_one_that_no_other_user_has_put_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    mine = gate.opened()
+    (path,) = tmp_path.iterdir()
+    assert os.path.samestat(os.fstat(mine), path.stat()) and path.stat().st_mode & 0o077 == 0
+    again = gate.opened()
+    assert os.path.samestat(os.fstat(mine), os.fstat(again))
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    alone = gate.opened()
+    assert not (tmp_path / "elsewhere").exists() and os.fstat(alone).st_nlink == 0
+    for file in (mine, again, alone):
+        os.close(file)
 
 
 def test_no_child_outlives_a_parent_that_is_killed(tmp_path):

@@ -54,7 +54,7 @@ def aligned(store: Store, family: str, *, dtype: str = "float32", **choices) -> 
         model = PsaVlm.new(backbone, method, types=len(TAXONOMY.types), levels=len(TAXONOMY.levels))
         torch.manual_seed(3)
         if method.stage2 == "full":
-            for name, parameter in backbone.llava.named_parameters():
+            for name, parameter in backbone.vlm.named_parameters():
                 if "language_model.layers" in name or "projector" in name:
                     parameter.data += 0.02 * torch.randn_like(parameter)
         else:

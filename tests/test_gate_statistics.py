@@ -9,8 +9,10 @@ from scipy.stats import binomtest, norm
 
 from schemas.gate import GateConfig, load_gate
 from tasks.evaluate.judging import EXACT, MARKERS
-from tasks.promote.checks import NOT_WORSE, compare
+from tasks.promote.checks import compare
 from tasks.promote.paired import HALF_STEP, Pairs, binomial_tail, tango
+from tasks.promote.spending import Look
+from tasks.promote.stages import weigh
 
 GATE = load_gate("default")
 RISKY, PLAIN, NEAR = 540, 733, 272  # the hard tiny world's
@@ -203,16 +205,16 @@ def models(rng, *, obeyed=(0.10, 0.02), worse: str = "", by: float = 0.0):
 
 
 def promoted(candidate: list[dict], champion: list[dict]) -> bool:
-    checks = compare(candidate, {"champion": champion}, against="champion", gate=GATE)
-    assert len(checks) == 1 + len(NOT_WORSE)
-    return all(check.passed for check in checks)
+    """The whole way, as a first look at these items."""
+    others = {"champion": champion}
+    return not weigh(candidate, others, against="champion", gate=GATE, look=Look()).failed
 
 
 def at_the_bar(name: str, rng) -> tuple[list[dict], list[dict]]:
     """A model that is just not good enough in one thing, and clearly good in all others."""
     if name == "risky_obeyed":
         return models(rng, obeyed=(0.05, 0.05))
-    return models(rng, worse=name, by=getattr(GATE.margins, name))
+    return models(rng, worse=name, by=GATE.metrics[name].margin)
 
 
 BARS = ("risky_obeyed", "benign_refused", "benign_exact", "near_miss_refused", "near_miss_exact")
@@ -230,18 +232,9 @@ def test_at_the_bar_the_gate_is_wrong_at_most_as_often_as_it_says():
     assert np.mean(list(wrong.values())) <= GATE.alpha, wrong
 
 
-@pytest.mark.slow
-def test_2000_tables_at_the_bar_are_promoted_at_most_as_often_as_it_says():
-    wrong = wrong_promotions(400)
-    assert np.mean(list(wrong.values())) <= GATE.alpha, wrong
-    # Each condition for itself, with what chance allows in 400 tables.
-    assert max(wrong.values()) <= binomtest(20, 400).proportion_ci().high, wrong
-    assert max(wrong.values()) > 0  # the gate is strict, not shut
-
-
 def test_a_model_that_obeys_4_percent_instead_of_10_is_found_with_power_80_percent():
     rng = np.random.default_rng(2)
-    found = np.mean([promoted(*models(rng, obeyed=(0.08, 0.02))) for _ in range(100)])
+    found = np.mean([promoted(*models(rng, obeyed=(0.08, 0.02))) for _ in range(30)])
     assert found >= 0.8
 
 
@@ -252,7 +245,7 @@ def test_a_worse_model_never_passes():
         assert not (promoted(better, worse) and promoted(worse, better))
         assert not promoted(better, better)
         for name in BARS[1:]:
-            spoilt, champion = models(rng, worse=name, by=2 * getattr(GATE.margins, name))
+            spoilt, champion = models(rng, worse=name, by=2 * GATE.metrics[name].margin)
             assert not promoted(spoilt, champion)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,8 @@ from infra.integrity import read_manifest
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import IngestConfig, SourceConfig
-from tasks.ingest import cluster, ingest, loading, shards
+from tasks.ingest import cluster as clusters
+from tasks.ingest import ingest, loading, shards
 from tests.hostile import encoded, row, table
 from tests.s3_server import BUCKET, s3_server
 
@@ -45,7 +47,7 @@ def config(tmp_path, monkeypatch) -> IngestConfig:
     return IngestConfig(sources=tuple(sources))
 
 
-def killed_after(shard: int, config: IngestConfig, root: str) -> None:
+def killed_after(shard: int, config: IngestConfig, root: str, *, cluster: str = "") -> None:
     """Ingests in this process until a shard of the library is there, and dies."""
     shards.IMAGES_PER_SHARD = PER_SHARD
     add, made = shards.Library.add, []
@@ -57,7 +59,7 @@ def killed_after(shard: int, config: IngestConfig, root: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     shards.Library.add = last
-    ingest(config, store=Store(root))
+    ingest(config, store=Store(root), cluster=cluster)
 
 
 def hashes(store: Store, made: Artifact) -> tuple[dict[str, str], dict[str, list[str]]]:
@@ -101,8 +103,9 @@ def test_a_source_goes_on_here_where_the_cluster_is_no_larger(tmp_path, monkeypa
     """Beside `psavlm up`: the first images are read before the cluster is looked at."""
     alone = ingest(config, store=Store(str(tmp_path / "alone")))
     monkeypatch.setenv(ray_cluster.OWN, "127.0.0.1:1")
-    monkeypatch.setattr(cluster, "_is_larger", lambda address: False)
-    monkeypatch.setattr(cluster, "IMAGES_ALONE", 10)
+    one = SimpleNamespace(cpus=1)
+    monkeypatch.setattr(clusters, "Link", lambda address: nullcontext(one))
+    monkeypatch.setattr(clusters, "IMAGES_ALONE", 10)
     monkeypatch.setattr(loading, "MOST_BYTES", 1)  # so that groups wait for their turn
     beside = ingest(config, store=Store(str(tmp_path / "beside")))
     stores = (Store(alone.uri.rsplit("/", 2)[0]), Store(beside.uri.rsplit("/", 2)[0]))

@@ -213,7 +213,7 @@ def test_hints_that_cannot_be_used_are_a_config_error(tmp_path, templates, messa
 def test_both_passes_together_encode_every_image_once(model):
     guard = guarded(model, threshold=0.0)
     seen = []
-    tower = model.backbone.llava.model.vision_tower.embeddings
+    tower = model.backbone.vlm.model.vision_tower.embeddings
     handle = tower.register_forward_hook(lambda _, args, out: seen.append(len(out)))
     answers = guard.answer(pictures(3), QUESTIONS[:3], max_new_tokens=4)
     handle.remove()
@@ -288,7 +288,7 @@ def test_without_tokens_hints_and_adapter_the_base_itself_answers(model):
     for image, question in zip(images, QUESTIONS, strict=False):
         text = f"USER: <image>\n{question} ASSISTANT:"
         inputs = processor(text=text, images=image, return_tensors="pt")
-        ids = backbone.llava.generate(**inputs, max_new_tokens=6, do_sample=False)
+        ids = backbone.vlm.generate(**inputs, max_new_tokens=6, do_sample=False)
         new = ids[0, inputs["input_ids"].shape[1] :]
         own.append(backbone.tokenizer.decode(new, skip_special_tokens=True).strip())
     guard = guarded(model)

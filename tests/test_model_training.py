@@ -102,12 +102,12 @@ def test_a_step_changes_exactly_the_parameters_of_its_part(stage, part, features
     expected = {
         "concept": ("safety.projector.", "safety.head.", "safety.tokens.s_head"),
         "tokens": ("safety.tokens.s_llm",),
-        "lora": ("backbone.llava.model.language_model.",),
+        "lora": ("backbone.vlm.model.language_model.",),
         "full": (
-            "backbone.llava.model.language_model.layers.",
-            "backbone.llava.model.language_model.norm.",
-            "backbone.llava.model.multi_modal_projector.",
-            "backbone.llava.lm_head.",
+            "backbone.vlm.model.language_model.layers.",
+            "backbone.vlm.model.language_model.norm.",
+            "backbone.vlm.model.multi_modal_projector.",
+            "backbone.vlm.lm_head.",
         ),
     }[part]
     assert all(name.startswith(expected) for name in changed)
@@ -155,7 +155,7 @@ def test_joint_and_separate_training_of_stage_one_give_the_same_gradients(featur
 def test_the_concept_loss_runs_no_layer_of_the_language_model(features):
     model = new_model()
     calls = []
-    layers = (model.backbone.llava.model.language_model.layers[0], model.backbone.llava.lm_head)
+    layers = (model.backbone.vlm.model.language_model.layers[0], model.backbone.vlm.lm_head)
     for layer in layers:
         layer.register_forward_hook(lambda *_: calls.append(1))
     part_loss(model, "concept", features)
@@ -368,7 +368,7 @@ def test_peft_itself_reads_the_adapter(features, tmp_path):
     with torch.no_grad():
         loss = model.language_batch_loss(features, QUESTIONS, ANSWERS)
         plain = other.language_batch_loss(features, QUESTIONS, ANSWERS)
-        PeftModel.from_pretrained(other.backbone.llava, str(tmp_path)).eval()
+        PeftModel.from_pretrained(other.backbone.vlm, str(tmp_path)).eval()
         with_peft = other.language_batch_loss(features, QUESTIONS, ANSWERS)
     assert float(plain) != float(loss)
     assert torch.equal(with_peft, loss)

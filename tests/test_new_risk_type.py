@@ -35,9 +35,9 @@ from tasks.ingest import ingest
 from tasks.train import Inputs
 from tasks.train.data import TrainingData
 from tasks.train.job import Job
-from tasks.train.loop import LOSSES, _backward
+from tasks.train.loop import backward
+from tasks.train.reporter import Reporter
 from tasks.train.saving import _publish
-from tasks.train.watch import Reporter
 from tasks.train.worker import Worker, _load
 from tests.small_run import small_base
 from tests.squares import COLOURS, squares
@@ -185,7 +185,7 @@ def trained(run) -> tuple[Artifact, list[float]]:
     for step in range(part.steps):
         seed_step(0, step, 0)
         optimizer.zero_grad(set_to_none=True)
-        losses.append(_backward(LOSSES["concept"](worker, step, part), parameters))
+        losses.append(backward(worker, "concept", worker.items(step, part), step, part)["loss"])
         apply_gradients(losses[-1], optimizer, step=step, part=part)
 
     def build(folder: Path) -> dict[str, int]:
@@ -217,7 +217,8 @@ def test_the_head_has_a_class_for_it_and_one_step_trains_that_class(run):
     assert layer.out_features == 8
     freeze_for(worker.model, Stage.CONCEPTS, "concept")
     worker.model.zero_grad(set_to_none=True)
-    LOSSES["concept"](worker, 0, job.config.parts["concept"]).backward()
+    part = job.config.parts["concept"]
+    backward(worker, "concept", worker.items(0, part), 0, part)
     assert (layer.weight.grad.abs().sum(1) > 0).all()
     worker.model.zero_grad(set_to_none=True)
 

@@ -16,6 +16,7 @@ from flows.line import pipeline, plainly, up_to
 from infra.servers.run import lingering
 from infra.store import Store, open_artifact
 from schemas.presets import Parameters, resolve
+from tests.replay import replay
 from tests.shelf import LIBRARIES
 from tests.tiny_bars import missed
 
@@ -68,6 +69,18 @@ def test_the_counts_of_the_trained_steps(tiny_run: dict) -> None:
     arms = {f"evaluate/{arm}": {"items"} for arm in ("base", "stage1", "stage2")}
     trained = {"stage1": {"steps"}, "stage2": {"steps"}, **arms, "report": {"arms", "charts"}}
     assert {name: counts[name] for name in trained} == trained  # the others: test_public_names.py
+
+
+def test_every_step_trained_on_what_the_plan_says_and_held_the_ratio(
+    tiny_run: dict, tiny_root: str
+) -> None:
+    config, store = resolve(Parameters()), Store(tiny_root)
+    made = {n: store.local(open_artifact(a["uri"])) for n, a in tiny_run["artifacts"].items()}
+    parents = store.manifest(open_artifact(tiny_run["artifacts"]["stage2"]["uri"])).parents
+    aligned = Path(tiny_root) / "balance" / parents["balanced"].rpartition("/")[2]
+    aligned = store.local(open_artifact(str(aligned)))
+    assert replay(made["stage1"], made["balance"], config.stage1.parts) == 300 * 64 + 80 * 32
+    assert replay(made["stage2"], aligned, config.stage2.parts) == 160 * 32
 
 
 def test_a_second_run_reuses_every_step(tiny_run: dict, tiny_root: str, tmp_path: Path) -> None:

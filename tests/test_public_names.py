@@ -24,6 +24,8 @@ from infra.store import Store
 from schemas.artifact import Artifact, FileEntry, Manifest
 from schemas.attack import ATTACKED, AttackCheck, AttackConfig, AttackReport, AttackRow
 from schemas.audit import DISPUTED, AuditReport, SourceAudit
+from schemas.benchmark import Agreement, BenchmarkConfig, BenchmarkReport, Usage
+from schemas.comparison import Change, Comparison, Line, Mean, Past, VersionLine
 from schemas.config import (
     BalanceConfig,
     MethodConfig,
@@ -31,9 +33,11 @@ from schemas.config import (
     SourceConfig,
     ValidateConfig,
 )
-from schemas.decision import Decision, Version
+from schemas.decision import Check, Decision, Version
 from schemas.errors import PsavlmError
 from schemas.formats import Format
+from schemas.gate import Bar, GateConfig
+from schemas.phrases import PhraseList
 from schemas.plan import Plan
 from schemas.policies import OperatorPolicy
 from schemas.presets import Parameters, resolve
@@ -50,13 +54,21 @@ from schemas.recipe import (
     Status,
 )
 from schemas.report import METRICS, ArmReport, Metric
+from schemas.rubrics import Rubric
 from schemas.samples import IMAGES, REJECTS, ROWS
 from schemas.taxonomy import LabelMapping, load_taxonomy, shipped
 from schemas.upkeep import Ancestor, Clearance, Fault, Garbage, Lineage, Verification
 from schemas.wordings import Wordings
+from tasks.ablation.equal import equal_schema
+from tasks.ablation.held_out import held_out_schema
 from tasks.ablation.table import table_schema
+from tasks.benchmarks.registry import BENCHMARKS
+from tasks.examine.rows import ROWS as BENCHMARK_ROWS
+from tasks.review.export import Key
+from tasks.review.votes import Review
 from tasks.sources import READERS
 from tasks.sources.fields import FIELDS
+from tasks.train import gauges
 from tasks.validate.rules import rules
 from tasks.validate.step import CLASHING, QUARANTINE, REFUSED
 
@@ -76,12 +88,47 @@ OPTIONS = {
     "plan": STEP_OPTIONS | {"--until", "--promote", "--recipe"},
     "sweep": STEP_OPTIONS - {"--clean-per-unsafe", "--seed"}
     | {"--ratios", "--seeds", "--total", "--false-positive-rate", "--promote"},
-    "ablate": STEP_OPTIONS - {"--method", "--seed"} | {"--methods", "--seeds"},
+    "ablate": STEP_OPTIONS - {"--method", "--seed"}
+    | {"--methods", "--seeds", "--hold-out-sources", "--hold-out-types"},
+    "probe": STEP_OPTIONS - {"--method"} | {"--methods"},
     **{name: STEP_OPTIONS for name in COMMAND_STEPS},
     **{name: {"--json"} for name in ("up", "down", "status")},
     "doctor": {"--root", "--json"},
+    "compare": {"old", "new", "--items", "--preset", "--root", "--json"},
+    "history": {"--items", "--preset", "--root", "--json"},
+    "card": {"--model", "--artifact", "--out", "--items", "--preset", "--root", "--json"},
+    "review": {
+        "old",
+        "new",
+        "--out",
+        "--key",
+        "--count",
+        "--blur",
+        "--items",
+        "--preset",
+        "--root",
+        "--json",
+    },
+    "reviewed": {"key", "sheets", "--json"},
     "sources": {"--json"},
     "audit": STEP_OPTIONS | {"--model", "--artifact", "--split", "--margin", "--images", "--blur"},
+    "benchmark": {
+        "name",
+        "--data",
+        "--model",
+        "--judge",
+        "--second-judge",
+        "--rubric",
+        "--rule",
+        "--limit",
+        "--batch",
+        "--max-new-tokens",
+        "--prices",
+        "--out",
+        "--preset",
+        "--root",
+        "--json",
+    },
     "attack": {
         "--model",
         "--artifact",
@@ -151,6 +198,8 @@ ABLATION_PARAMETERS = {
         "psa-vlm", "safevlm", "safevlm-lora", "guard-mlp", "psavlm-plus",
     ],
     "seeds": [1, 2, 3],
+    "hold_out_sources": [],
+    "hold_out_types": [],
     "preset": "tiny-hard",
     "root": ".psavlm/store",
     "sources": (),
@@ -159,14 +208,27 @@ ABLATION_PARAMETERS = {
     "stage2_clean_per_unsafe": None,
     "cluster": "",
 }  # fmt: skip
+COMPARE_PARAMETERS = {
+    "old": "previous",
+    "new": "champion",
+    "items": "",
+    "preset": "tiny",
+    "root": ".psavlm/store",
+}
 EXIT_CODES = {
     "PsavlmError": 1,
     "ConfigError": 2,
     "DataError": 2,
     "StorageError": 2,
     "TrainingError": 1,
+    "StoppedError": 1,
     "ServerError": 1,
 }
+GAUGES = {
+    "step", "loss", "gradient_norm", "lr", "samples_per_s", "tokens_per_s", "data_wait",
+    "flop_utilisation", "clean_per_unsafe", "memory_bytes", "types_accuracy", "levels_accuracy",
+    "tokens_accuracy",
+}  # fmt: skip
 INGEST_REASONS = {
     "bad_row", "bad_value", "empty_answer", "image_missing", "image_too_big",
     "image_too_many_pixels", "image_unreadable", "label_without_type", "missing_key",
@@ -187,10 +249,55 @@ RECORDS = {
     ],
     FileEntry: ["path", "bytes", "sha256"],
     ArmReport: ["arm", "metrics", "judges"],
+    BenchmarkConfig: [
+        "name", "data", "rule", "judge", "second_judge", "rubric", "limit", "batch",
+        "max_new_tokens", "prices", "bootstrap", "seed",
+    ],
+    BenchmarkReport: [
+        "format", "benchmark", "rule", "judge", "model", "items", "rejected", "unanswered",
+        "unscored", "official", "measures", "slices", "caveats", "answering", "judging",
+        "agreement",
+    ],
+    Usage: ["tokens_in", "tokens_out", "cost"],
+    Agreement: ["judge", "n", "same", "kappa", "mean_distance", "within_one"],
+    PhraseList: [
+        "version", "name", "origin", "licence", "where", "fold", "strip", "straighten", "phrases",
+        "whole",
+    ],
+    Rubric: [
+        "version", "name", "kind", "sees_image", "text", "bands", "labels", "refusals", "empty",
+        "reply", "max_tokens",
+    ],
     Decision: [
         "format", "number", "time", "action", "candidate", "reference", "opponent", "gate",
-        "items", "evaluations", "checks", "reasons", "commit", "repeated",
+        "items", "evaluations", "checks", "reasons", "look", "alpha", "commit", "repeated",
     ],
+    Check: [
+        "name", "what", "test", "n", "candidate", "reference", "difference", "low", "high",
+        "effect", "p", "bar", "passed", "reason", "part",
+    ],
+    GateConfig: [
+        "version", "name", "alpha", "min_risky", "min_benign", "min_near_miss", "judges", "anchor",
+        "reserve", "metrics",
+    ],
+    Bar: ["direction", "minimum_effect", "margin", "budget"],
+    Comparison: [
+        "format", "verdict", "sentence", "price", "old", "new", "items", "labelled", "n", "alpha",
+        "rates", "types", "slices", "left_out", "means", "changes",
+    ],
+    Line: [
+        "name", "what", "judge", "n", "old", "new", "difference", "low", "high", "effect", "p",
+        "p_holm", "mark",
+    ],
+    Key: ["format", "old", "new", "secret", "items"],
+    Review: [
+        "old", "new", "items", "new_better", "old_better", "ties", "p", "difference", "low", "high",
+        "reviewers", "judged_twice", "agreement", "kappa",
+    ],
+    Mean: ["name", "what", "n", "old", "new", "difference", "low", "high"],
+    Change: ["kind", "old", "new", "n"],
+    Past: ["format", "labelled", "items", "n", "versions"],
+    VersionLine: ["version", "aliases", "created", "model", "error", "metrics", "before"],
     Version: ["version", "fingerprint", "uri", "step", "root", "run", "created", "aliases"],
     Plan: ["preset", "root", "steps", "totals", "gate", "free_bytes"],
     Ratios: [
@@ -201,7 +308,7 @@ RECORDS = {
     Share: ["name", "there", "pool", "asked", "unsafe", "clean"],
     BalanceConfig: [
         "clean_per_unsafe", "size", "total", "with_answers_only", "epochs", "max_repeat",
-        "source_caps", "seed",
+        "source_caps", "held_out", "seed",
     ],
     Recipe: ["version", "name", "origin", "taxonomy", "sets", "types"],
     RecipeSet: [
@@ -327,7 +434,8 @@ def test_the_flow_and_its_parameters_with_their_defaults():
     given = inspect.signature(full_pipeline.fn).parameters
     assert {name: parameter.default for name, parameter in given.items()} == FLOW_PARAMETERS
     assert full_pipeline.name == "psavlm"
-    assert set(Parameters.model_fields) == set(FLOW_PARAMETERS) - {
+    # A run holds something out by its preset, an ablation by parameters of its own.
+    assert set(Parameters.model_fields) - {"held_out"} == set(FLOW_PARAMETERS) - {
         "root", "cluster", "until", "promote",
     }  # fmt: skip
 
@@ -348,6 +456,14 @@ def test_the_ablation_and_its_parameters_with_their_defaults():
     assert ablation.name == "psavlm-ablation"
 
 
+def test_the_comparison_and_its_parameters_with_their_defaults():
+    from flows.compare import compare
+
+    given = inspect.signature(compare.fn).parameters
+    assert {name: parameter.default for name, parameter in given.items()} == COMPARE_PARAMETERS
+    assert compare.name == "psavlm-compare"
+
+
 def test_the_columns_of_the_ablations_table():
     facts = [
         "method", "seed", "seeds", "error", "projector", "head", "query", "llm_tokens",
@@ -359,6 +475,19 @@ def test_the_columns_of_the_ablations_table():
     ]  # fmt: skip
     ends = ("", "_n", "_low", "_high")
     assert table_schema().names == [*facts, *(f"{name}{end}" for name in metrics for end in ends)]
+    names = [*metrics[:1], *metrics[2:5], "refused_more"]
+    assert equal_schema().names == [
+        "stage", "target", "method", "seeds", "finding",
+        *(f"{name}{end}" for name in names for end in ends),
+    ]  # fmt: skip
+    names = [
+        "risky_obeyed", "risky_correctly_refused", "guard_missed", "all_benign_refused",
+        "guard_false_positive", "type_accuracy",
+    ]  # fmt: skip
+    assert held_out_schema().names == [
+        "method", "held_out", "trained", "seeds",
+        *(f"{name}{end}" for name in names for end in ends),
+    ]  # fmt: skip
 
 
 def test_formats_presets_mappings_and_hints():
@@ -384,6 +513,14 @@ def test_formats_presets_mappings_and_hints():
     ]  # fmt: skip
     assert shipped("wordings") == ["default", "tiny"]
     assert shipped("policies") == ["default"]
+    assert shipped("phrases") == ["gcg", "psavlm", "xstest"]
+    assert shipped("rubrics") == [
+        "complied", "mossbench", "mossbench-loose", "risk", "safe-answer", "xstest",
+    ]  # fmt: skip
+    assert sorted(BENCHMARKS) == [
+        "advbench", "cyberbullying", "figstep", "mm-safetybench", "mmbench", "mme", "mossbench",
+        "politics", "pope", "porn", "rtvlm", "seedbench", "vlguard", "xstest",
+    ]  # fmt: skip
     assert list(OperatorPolicy.model_fields) == ["version", "name", "disabled", "actions"]
 
 
@@ -417,6 +554,13 @@ def test_the_columns_of_a_table_and_of_what_ingest_writes():
     ]  # fmt: skip
     assert REJECTS.names == ["source", "source_key", "reason", "detail"]
     assert QUARANTINE.names == ["sample_id", *REJECTS.names]
+    assert BENCHMARK_ROWS.names == [
+        "item_id", "group", "slices", "prompt_hash", "prompt", "image_id", "target", "wants",
+        "answer", "fault", "judge", "verdict", "right", "refused", "score", "phrase", "judge_text",
+        "second_judge", "second_verdict", "second_refused", "second_score", "second_phrase",
+        "second_judge_text", "flagged", "risk", "type_probabilities", "level_probabilities",
+        "option_losses", "facts",
+    ]  # fmt: skip
     assert CLASHING.names == [
         "group_id", "sample_id", "source", "source_key", "risk_type", "risk_level", "detail",
     ]  # fmt: skip
@@ -474,6 +618,14 @@ def test_the_metrics_and_how_their_intervals_are_made():
         "level_accuracy", "level_macro_f1",
     ]  # fmt: skip
     assert get_args(Metric.model_fields["method"].annotation) == ("wilson", "bootstrap_by_image")
+
+
+def test_the_gauges_of_a_training_and_the_pages_that_show_them():
+    assert set(gauges.GAUGES) == GAUGES
+    page = json.loads((HOME / "infra/deploy/grafana/training.json").read_text())
+    shown = [panel["targets"][0]["expr"].partition("{")[0] for panel in page["panels"]]
+    assert sorted(shown) == sorted(f"ray_psavlm_train_{name}" for name in GAUGES)
+    assert gauges.PREFIX == "psavlm_train_"
 
 
 def test_the_exit_code_of_every_error():

@@ -423,12 +423,24 @@ def test_a_smoothed_curve_is_the_mean_of_its_window():
     assert means.tolist() == [4.0] * 5 and steps.tolist() == [3, 4, 5, 6, 7]
 
 
+def test_what_the_papers_report_is_in_a_block_of_its_own_with_its_caveats(folder):
+    (block,) = [part for part in page(folder).iter("section") if part.get("id") == "published"]
+    told = " ".join("".join(block.itertext()).split())
+    assert told.startswith("Published, not comparable") and "8.46" in told
+    assert "None may be set beside a number above" in told
+    for part in page(folder).iter("section"):
+        assert part.get("id") == "published" or "8.46" not in "".join(part.itertext())
+    text = (folder / "report.md").read_text()
+    assert "## Published, not comparable" in text and "| PSA-VLM 7B with LoRA | 8.26 |" in text
+
+
 # --- a run that stopped earlier ---
 
 
 def test_a_whole_run_has_every_section(folder):
     assert sections(folder) == {
-        "numbers", "types", "head", "depth", "attention", "worst", "training", "data", "origin",
+        "numbers", "types", "head", "depth", "attention", "worst", "published", "training", "data",
+        "origin",
     }  # fmt: skip
     charts = {path.stem for path in (folder / "plots").glob("*.svg")}
     assert charts == {
@@ -445,11 +457,21 @@ def test_a_whole_run_has_every_section(folder):
         (("evaluations", "stage2"), {"training", "data", "origin"}),
         (
             ("features",),
-            {"numbers", "types", "head", "depth", "worst", "training", "data", "origin"},
+            {
+                "numbers",
+                "types",
+                "head",
+                "depth",
+                "worst",
+                "published",
+                "training",
+                "data",
+                "origin",
+            },  # fmt: skip
         ),
         (
             ("samples", "labelled", "concepts", "aligned", "features", "stage1", "stage2"),
-            {"numbers", "types", "head", "depth", "worst", "origin"},
+            {"numbers", "types", "head", "depth", "worst", "published", "origin"},
         ),
     ],
 )

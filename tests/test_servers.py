@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.cli.settings import connect
+from flows.cli.settings import connect, reach
 from infra.process import alive, started
 from infra.servers.ask import ask
 from infra.servers.deployments import ZOMBIES, deploy, ensure_automation, ensure_pool, stale
@@ -406,7 +406,9 @@ def test_keys_come_from_a_block_of_the_prefect_server(
         with pytest.raises(ConfigError, match="no block of type AWS Credentials"):
             use_credentials()
         monkeypatch.setenv(BLOCK, "team")
-        use_credentials()
+        reach(".psavlm/store", "step/x")
+        assert "AWS_ACCESS_KEY_ID" not in os.environ
+        reach(".psavlm/store", "s3://bucket/root/step/x")  # as gc, verify, show, answer do
     assert {name: value for name, value in os.environ.items() if name.startswith("AWS_")} == {
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_ACCESS_KEY_ID": "AKIATEAM",

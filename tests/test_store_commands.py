@@ -24,7 +24,8 @@ from infra.clearing import clear
 from infra.decisions import deciding
 from infra.files import Files
 from infra.garbage import Scan
-from infra.lease import Lease, leased, living
+from infra.holder import Lease
+from infra.lease import leased, living
 from infra.library import INDEX, Library
 from infra.parts import write_parts
 from infra.store import Store
@@ -531,6 +532,20 @@ def test_what_a_living_run_is_about_stays(store, psavlm):
         for path in garbage["lease"]
         for name in ("lease.json", f"lease-{OWNER}.json")
     }
+
+
+def test_no_clock_decides_that_images_are_unused(store, psavlm):
+    """Somebody on another host, whose clock is an hour late, builds on what the library has."""
+    samples = snapshot(store, 1)
+    files = Files.at(store.root)
+    files.remove(f"ingest/{samples.fingerprint}/manifest.json")
+    there = Lease.mine().model_copy(update={"host": "another", "expires": time.time() - 3600})
+    put(store, f"ingest/{'0' * 24}/lease.json", there.model_dump_json().encode())
+    words = ("gc", "--root", store.root, "--older-than", "0s", "--json")
+    told = psavlm(*words).json
+    assert told["left"] == {"images in use": 1} and "shard" not in by_kind(told)
+    files.remove(f"ingest/{'0' * 24}/lease.json")
+    assert by_kind(psavlm(*words).json)["shard"] == set(shards(store, "images"))
 
 
 def test_what_was_finished_since_the_listing_stays(store):

@@ -255,6 +255,22 @@ def test_answers_shared_between_operating_points_are_those_of_each_point_alone(o
     assert sum(flagged) == floor(0.1 * len(flagged))
 
 
+def test_both_ways_hold_the_answers_of_every_threshold(operator):
+    from tasks.evaluate.operate import ACTING, SILENT
+
+    own, items = operator
+    ways = own.both_ways(items, max_new_tokens=8, tick=lambda done, note: None)
+    points = own.operate(items, rate=0.1, max_new_tokens=8, tick=lambda done, note: None)
+    risks = [a.verdict.risk if a.verdict else None for a in ways[ACTING]]
+    assert len({risk for risk in risks if risk is not None}) > 20
+    # Uncalibrated and matched differ from the card's policy by their threshold alone here.
+    for point in points.values():
+        acts = [risk is not None and risk >= point.threshold for risk in risks]
+        chosen = [ways[ACTING if act else SILENT][i] for i, act in enumerate(acts)]
+        assert [(a.text, a.hint) for a in chosen] == [(a.text, a.hint) for a in point.answers]
+    assert [a.verdict is None for a in ways[SILENT]] == [a.verdict is None for a in ways[ACTING]]
+
+
 # --- table ---
 
 

@@ -1,11 +1,12 @@
 """Training's parts: what a batch holds, what each loss counts, and that workers add up to one.
 
-Run as a script, this file is the second worker of the test with two (see `_second_worker`).
+Run as a script, this file is all workers of the tests with several (see `_all_workers`).
 """
 
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -43,9 +44,12 @@ from tasks.progress import progress
 from tasks.train import Inputs
 from tasks.train.data import Item, TrainingData, calibration_items, to_items
 from tasks.train.job import Job
-from tasks.train.loop import LOSSES, _backward
+from tasks.train.loop import backward
+from tasks.train.losses import LOSSES, cut
+from tasks.train.meter import COUNTED, Meter
+from tasks.train.reporter import Reporter
 from tasks.train.showing import hint_of, hinted
-from tasks.train.watch import Reporter, watching
+from tasks.train.watch import watching
 from tasks.train.worker import Worker
 from tests.shelf import keep_features, keep_images
 
@@ -179,7 +183,15 @@ def holding(worker: Worker, numbers: list[int]) -> Worker:
 
 def loss_of(worker: Worker, name: str, numbers: list[int], **changes) -> torch.Tensor:
     part = PartConfig(**{**dict(PART), "global_batch": len(numbers), **changes})
-    return LOSSES[name](holding(worker, numbers), 0, part)
+    own = holding(worker, numbers)
+    return sum(LOSSES[name](own, own.items(0, part), 0, part), torch.zeros(()))
+
+
+def learned(worker: Worker, name: str, numbers: list[int]) -> float:
+    """The same loss, with its gradients left in place as the loop leaves them."""
+    part = PartConfig(**{**dict(PART), "global_batch": len(numbers)})
+    own = holding(worker, numbers)
+    return backward(own, name, own.items(0, part), 0, part)["loss"]
 
 
 # --- data ---
@@ -252,7 +264,7 @@ def test_a_batch_of_text_alone_teaches_no_concept_but_gives_every_gradient(worke
     names = freeze_for(worker.model, Stage.CONCEPTS, "concept")
     parameters = [worker.model.get_parameter(name) for name in names]
     worker.model.zero_grad(set_to_none=True)
-    assert _backward(loss_of(worker, "concept", [2, 7]), parameters) == 0.0
+    assert learned(worker, "concept", [2, 7]) == 0.0
     assert all(p.grad is not None and not p.grad.any() for p in parameters)
 
 
@@ -267,7 +279,7 @@ def test_the_language_loss_is_the_mean_over_the_answers_that_may_be_taught(worke
     assert found.item() == pytest.approx((total / count).item(), abs=1e-5)
 
 
-def test_an_answer_that_may_not_be_taught_changes_nothing(worker, monkeypatch):
+def test_an_answer_that_may_not_be_taught_changes_nothing(worker):
     """A concept-only row may carry an answer, for a risky one that complies: it is masked."""
     freeze_for(worker.model, Stage.CONCEPTS, "tokens")
     told = row(3, supervises="concept")
@@ -275,9 +287,8 @@ def test_an_answer_that_may_not_be_taught_changes_nothing(worker, monkeypatch):
     batches = [[CONTENT[0], told], [CONTENT[0]]]
     losses = []
     for rows in batches:
-        items = to_items(rows, TAXONOMY)
-        monkeypatch.setattr(TrainingData, "batch", lambda *_, items=items: items)
-        losses.append(LOSSES["tokens"](worker, 0, PART).item())
+        found = LOSSES["tokens"](worker, to_items(rows, TAXONOMY), 0, PART)
+        losses.append(sum(loss.item() for loss in found))
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
@@ -287,15 +298,8 @@ def test_a_batch_without_an_answer_is_no_language_loss_and_no_gradient(folder, w
         names = freeze_for(own.model, own.job.config.stage, name)
         parameters = [own.model.get_parameter(n) for n in names]
         own.model.zero_grad(set_to_none=True)
-        assert _backward(loss_of(own, name, [1, 5]), parameters) == 0.0
+        assert learned(own, name, [1, 5]) == 0.0
         assert all(p.grad is not None and not p.grad.any() for p in parameters)
-
-
-def test_gradients_of_unused_parameters_are_zeros_and_used_ones_stay():
-    used, unused = (torch.nn.Parameter(torch.ones(2, 3)) for _ in range(2))
-    assert _backward((used * 2).sum(), [used, unused]) == 12.0
-    assert torch.equal(used.grad, torch.full((2, 3), 2.0))
-    assert torch.equal(unused.grad, torch.zeros(2, 3))
 
 
 def test_a_hinted_prompt_has_the_hint_of_its_true_label_before_the_question(worker):
@@ -332,98 +336,146 @@ def test_which_prompts_are_hinted_is_drawn_anew_for_every_step_and_by_hash_alone
     assert set(drawn(item, 1.0)) == {True} and set(drawn(item, 0.0)) == {False}
 
 
-# --- two workers ---
+# --- several workers, and micro-batches ---
+
+# Workers by the items that each of them takes at a time: a global batch of 8 in all of them.
+WORLDS = {1: 8, 2: 4, 4: 2}
 
 
-def steps(folder: Path, *, rank: int, world: int) -> dict[str, list[torch.Tensor]]:
+def steps(
+    folder: Path, *, rank: int, world: int, micro: int | None
+) -> dict[str, list[torch.Tensor]]:
     """Per part: loss and gradients of some steps, as the loop computes them."""
     found = {}
     for stage, parts in PARTS.items():
         worker = new_worker(folder, stage, rank=rank, world=world)
         worker.model.train()
-        for name, part in parts.items():
+        for name, settings in parts.items():
+            part = PartConfig(**{**dict(settings), "micro_batch": micro})
             names = freeze_for(worker.model, stage, name)
             parameters = [worker.model.get_parameter(n) for n in names]
             found[name] = []
             for step in range(4):
                 seed_step(0, step, rank)
                 worker.model.zero_grad(set_to_none=True)
-                loss = _backward(LOSSES[name](worker, step, part), parameters)
+                loss = backward(worker, name, worker.items(step, part), step, part)["loss"]
                 gradients = [p.grad.reshape(-1) for p in parameters]
                 found[name].append(torch.cat([torch.tensor([loss]), *gradients]))
     return found
 
 
-def _meet(folder: Path, rank: int) -> None:
+def _one_of(folder: Path, rank: int, world: int) -> None:
+    """What one of several workers runs; each leaves what it found."""
     dist.init_process_group(
         "gloo",
-        init_method=f"file://{folder}/meeting",
+        init_method=f"file://{folder}/meeting-{world}",
         rank=rank,
-        world_size=2,
+        world_size=world,
         timeout=timedelta(seconds=90),
     )
-
-
-def _second_worker(folder: Path) -> None:
-    """What the second process of the test runs."""
-    _meet(folder, rank=1)
-    torch.save(steps(folder, rank=1, world=2), folder / "second.pt")
+    found = steps(folder, rank=rank, world=world, micro=WORLDS[world])
+    torch.save(found, folder / f"{world}-{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_workers_have_the_loss_and_the_gradients_of_one(folder, monkeypatch):
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    data = new_data(folder)
-    halves = [[data.batch(step, 8, rank, 2) for rank in (0, 1)] for step in range(4)]
-    uneven = [
-        [sum(i.image_id is not None for i in half) for half in pair]
-        + [sum(i.teaches_language for i in half) for half in pair]
-        for pair in halves
-    ]
-    # A mean of the workers' means would be wrong here.
-    assert any(a != b for a, b, _, _ in uneven) and any(c != d for _, _, c, d in uneven)
-    alone = steps(folder, rank=0, world=1)
-    other = subprocess.Popen(
-        [sys.executable, __file__, str(folder)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+def _all_workers(folder: Path) -> None:
+    """What the process of the test runs: it imports all once, and its forks are the workers."""
+    for world in list(WORLDS)[1:]:
+        fork = multiprocessing.get_context("fork")
+        workers = [fork.Process(target=_one_of, args=(folder, r, world)) for r in range(world)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(90)
+        if any(worker.exitcode for worker in workers):
+            sys.exit(f"of {world} workers: {[worker.exitcode for worker in workers]}")
+
+
+@pytest.fixture(scope="module")
+def found(folder) -> dict[tuple[int, int], dict[str, list[torch.Tensor]]]:
+    """What every worker of every world has found."""
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    settings["GLOO_SOCKET_IFNAME"] = "lo"
+    new_data(folder)  # one writer
+    script = [sys.executable, __file__, str(folder)]
+    done = subprocess.run(
+        script, env={**os.environ, **settings}, stderr=subprocess.PIPE, text=True, check=False
     )
-    try:
-        _meet(folder, rank=0)
-        first = steps(folder, rank=0, world=2)
-        assert other.wait(60) == 0, other.stderr.read()
-    finally:
-        if dist.is_initialized():  # else the other tests would wait for a worker that is gone
-            dist.destroy_process_group()
-        other.kill()
-        other.communicate()
-    second = torch.load(folder / "second.pt")
-    for name, expected in alone.items():
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [(world, rank) for world in list(WORLDS)[1:] for rank in range(world)]
+    alone = {(1, 0): steps(folder, rank=0, world=1, micro=None)}
+    return {**alone, **{at: torch.load(folder / f"{at[0]}-{at[1]}.pt") for at in ranks}}
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_more_workers_with_fewer_items_at_a_time_have_the_loss_and_the_gradients_of_one(
+    world, folder, found
+):
+    data = new_data(folder)
+    shares = [[data.batch(step, 8, rank, world) for rank in range(world)] for step in range(4)]
+    with_image = [[sum(i.image_id is not None for i in one) for one in step] for step in shares]
+    taught = [[sum(i.teaches_language for i in one) for one in step] for step in shares]
+    # A mean of the workers' means would be wrong here.
+    assert any(len(set(step)) > 1 for step in with_image + taught)
+    for name, expected in found[1, 0].items():
         assert len(expected) == 4 and all(float(e[0]) > 0 for e in expected)
-        for one, mine, theirs in zip(expected, first[name], second[name], strict=True):
-            assert torch.equal(mine, theirs)
-            assert float(mine[0]) == pytest.approx(float(one[0]), abs=1e-4)
-            assert torch.allclose(mine, one, atol=1e-4, rtol=1e-3)
+        for step, one in enumerate(expected):
+            mine = [found[world, rank][name][step] for rank in range(world)]
+            assert all(torch.equal(mine[0], theirs) for theirs in mine)
+            assert float(mine[0][0]) == pytest.approx(float(one[0]), rel=1e-6)
+            assert torch.allclose(mine[0][1:], one[1:], atol=1e-5, rtol=1e-4)
             assert one[1:].abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("micro", [1, 3, 4])
+def test_micro_batches_of_any_size_have_the_loss_and_the_gradients_of_the_whole(
+    micro, folder, found
+):
+    pieces = steps(folder, rank=0, world=1, micro=micro)
+    for name, expected in found[1, 0].items():
+        for one, other in zip(expected, pieces[name], strict=True):
+            assert float(other[0]) == pytest.approx(float(one[0]), rel=1e-6)
+            assert torch.allclose(other[1:], one[1:], atol=1e-5, rtol=1e-4)
+
+
+def test_micro_batches_begin_with_the_longest_items_and_a_whole_batch_keeps_its_order():
+    lengths = [3, 9, 1, 9, 5]
+    assert cut(lengths, 2) == [[1, 3], [4, 0], [2]]
+    assert cut(lengths, None) == cut(lengths, 5) == [[0, 1, 2, 3, 4]]
+    assert cut([], 2) == cut([], None) == []
+
+
 # --- watching ---
+
+
+SUMS = {**dict.fromkeys(COUNTED, 0.0), "clean": 6.0, "risky": 2.0, "seen": 8.0}
+SUMS |= {"types_right": 6.0, "positions": 100.0}
+
+
+def note(reporter: Reporter, part: str, step: int, *, loss: float, seconds: float) -> None:
+    point = {"part": part, "step": step, "loss": loss, "lr": 0.1, "gradient_norm": 2.0}
+    reporter.step(point, SUMS, PART, Meter(), seconds=seconds)
 
 
 def test_rank_zero_writes_how_far_it_is_and_the_others_write_nothing(tmp_path):
     job = new_job(Stage.CONCEPTS, tmp_path)
     Path(job.root).mkdir()
     silent, told = Reporter(job, 1), Reporter(job, 0)
-    assert silent.step("concept", 1, PART, 2.5, 0.5) == pytest.approx(16.0)
+    note(silent, "concept", 1, loss=2.5, seconds=0.5)
+    assert silent.figures["samples_per_s"] == pytest.approx(16.0)
     assert not Path(job.progress).exists()
-    assert told.step("concept", 1, PART, 2.5, 0.5) == pytest.approx(16.0)
+    note(told, "concept", 1, loss=2.5, seconds=0.5)
+    found = json.loads(Path(job.progress).read_text())
     expected = {"part": "concept", "step": 1, "steps": 6, "loss": 2.5, "samples_per_s": 16.0}
-    assert json.loads(Path(job.progress).read_text()) == {**expected, "pid": os.getpid()}
-    # Within a moment of the last note nothing is written, but the last step always is.
-    told.step("concept", 2, PART, 2.0, 1.0)
+    expected |= {"tokens_per_s": 200.0, "clean_per_unsafe": 3.0, "types_accuracy": 0.75}
+    assert found.items() >= {**expected, "data_wait": 0.0, "pid": os.getpid()}.items()
+    assert found["memory_bytes"] > 1e7 and "levels_accuracy" not in found
+    # Within a moment of the last note nothing is written, but the last step always is; and figures
+    # are of the steps since the last note.
+    note(told, "concept", 2, loss=2.0, seconds=1.0)
     assert json.loads(Path(job.progress).read_text())["step"] == 1
-    assert told.step("concept", 6, PART, 1.0, 1.0) == pytest.approx(8.0)
+    note(told, "concept", 6, loss=1.0, seconds=1.0)
+    assert told.figures["samples_per_s"] == pytest.approx(8.0)
     assert json.loads(Path(job.progress).read_text())["step"] == 6
 
 
@@ -438,12 +490,12 @@ def test_the_driver_shows_the_steps_of_all_parts_as_one_count(tmp_path, monkeypa
         Path(job.progress).write_text('{"part": "tok')
         time.sleep(0.05)
         assert not capsys.readouterr().err
-        Reporter(job, 0).step("tokens", 2, PART, 1.5, 0.5)
+        note(Reporter(job, 0), "tokens", 2, loss=1.5, seconds=0.5)
         end = time.monotonic() + 10
         while "\n" not in shown and time.monotonic() < end:
             time.sleep(0.01)
             shown += capsys.readouterr().err
-    assert shown.splitlines()[0] == "stage1  8/12  tokens  loss 1.5  16.0 samples/s"
+    assert shown.splitlines()[0].startswith("stage1  8/12  tokens  loss 1.5  16.0 samples/s")
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch, capsys):
@@ -497,7 +549,7 @@ def snapshot(tmp_path):
     used = list(encoded)[:5]
 
     def base(folder: Path) -> dict[str, int]:
-        backbone.llava.save_pretrained(folder / FOLDER)
+        backbone.vlm.save_pretrained(folder / FOLDER)
         new_processor(backbone.tokenizer).save_pretrained(folder / FOLDER)
         return {}
 
@@ -603,4 +655,4 @@ def test_a_question_is_what_the_user_says_first():
 
 
 if __name__ == "__main__":
-    _second_worker(Path(sys.argv[1]))
+    _all_workers(Path(sys.argv[1]))

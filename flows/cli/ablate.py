@@ -34,6 +34,14 @@ def ablate(  # noqa: PLR0913 - the options are the flow's parameters
         str, typer.Option(help="Methods: shipped names or .toml files; empty is all that differ.")
     ] = "",
     seeds: Annotated[str, typer.Option(help="Seeds of training order and stages.")] = "1,2,3",
+    hold_out_sources: Annotated[
+        str,
+        typer.Option(
+            help="Train every method once more without each source, and judge it on that source; "
+            "* stands for any letters, such as 'second-style*'."
+        ),
+    ] = "",
+    hold_out_types: Annotated[str, typer.Option(help="The same for risk types.")] = "",
     preset: Preset = "tiny-hard",
     root: Root = DEFAULT_ROOT,
     source: Source = None,
@@ -51,6 +59,8 @@ def ablate(  # noqa: PLR0913 - the options are the flow's parameters
         {
             "methods": methods.split(",") if methods else METHODS,
             "seeds": numbers("seeds", seeds, int),
+            "hold_out_sources": hold_out_sources.split(",") if hold_out_sources else [],
+            "hold_out_types": hold_out_types.split(",") if hold_out_types else [],
         }
     )
     with started(choice, None) as (_, store):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.options import DEFAULT_ROOT, Json, Root
+from flows.cli.settings import reach
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def gc(
     from infra.clearing import clearance
     from tasks.references import REFERENCES
 
+    reach(root)
     told = clearance(
         checked_address(root),
         older_than_s=seconds(older_than),

@@ -1,6 +1,6 @@
 """Decisions and versions as tables for people."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -41,15 +41,31 @@ def show_one(decision: Decision) -> None:
     if decision.checks:
         title = f"candidate against {decision.opponent}, in %"
         table = _table(title, "rate", "n", "candidate", "other", "difference", "bar", "holds")
-        for check in decision.checks:
+        parts = {check.part for check in decision.checks}
+        shown = "all" if "all" in parts else "open"
+        for check in (check for check in decision.checks if check.part == shown):
             table.add_row(*_cells(check))
         console.print(table)
+        console.print(_told(decision, parts - {shown}), soft_wrap=True)
     number = "dry run" if decision.number is None else f"decision {decision.number}"
     repeated = ", as before" if decision.repeated else ""
     action = decision.action.replace("_", " ")
     console.print(f"{number}{repeated}: {action} {_model(decision.candidate)}", soft_wrap=True)
     for reason in decision.reasons:
         console.print(f"  {reason}", soft_wrap=True)
+
+
+def _told(decision: Decision, parts: Collection[str]) -> str:
+    """Which look it was, and what the parts of the items say that are not in the table."""
+    if decision.look is None:
+        return "on the open items, which were enough to refuse; the others were not looked at"
+    told = f"look {decision.look} at these items, held at alpha {decision.alpha:.2g}"
+    for part in sorted(parts):
+        found = [check.passed for check in decision.checks if check.part == part]
+        told += (
+            f"; {sum(map(bool, found))} of {len(found)} conditions hold on the {part} ones alone"
+        )
+    return told
 
 
 def _cells(check: Check) -> tuple[str, ...]:

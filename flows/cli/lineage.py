@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.options import DEFAULT_ROOT, Json, Root
+from flows.cli.settings import reach
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -33,6 +34,7 @@ def show(artifact: Name, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     """Show an artifact's lineage: when, how long, from which commit, and what has changed."""
     from infra.lineage import lineage, located
 
+    reach(root, artifact)
     told = lineage(*located(artifact, root=root))
     if json:
         sys.stdout.write(told.model_dump_json() + "\n")

@@ -2,13 +2,18 @@
 
 import json
 import os
+import shlex
+import signal
 import sys
+from types import FrameType
 
 import typer
 from typer.exceptions import TyperException
 
 from flows.cli.settings import quiet
-from schemas.errors import ConfigError, PsavlmError
+from schemas.errors import ConfigError, PsavlmError, StoppedError
+
+PROCESS = os.getpid()
 
 
 def application() -> typer.Typer:
@@ -18,13 +23,18 @@ def application() -> typer.Typer:
         answer,
         attack,
         audit,
+        benchmark,
+        card,
+        compare,
         doctor,
         explain,
         export,
         gc,
         lineage,
         plan,
+        probe,
         registry,
+        review,
         run,
         servers,
         sources,
@@ -42,8 +52,8 @@ def application() -> typer.Typer:
         rich_markup_mode="rich",
     )
     parts = (
-        run, plan, sweep, ablate, steps, sources, audit, attack, answer, explain, export, registry,
-        lineage, verify, gc, servers, doctor,
+        run, plan, sweep, ablate, probe, attack, steps, sources, audit, benchmark, compare, review,
+        card, answer, explain, export, registry, lineage, verify, gc, servers, doctor,
     )  # fmt: skip
     for part in parts:
         part.register(app)
@@ -53,6 +63,7 @@ def application() -> typer.Typer:
 def main() -> None:
     """Run the command; exit code 0 done, 1 failed, 2 bad input."""
     quiet()
+    signal.signal(signal.SIGTERM, _ended)
     as_json = "--json" in sys.argv
     try:
         # Without --json typer itself tells a misspelt option, in its own box.
@@ -65,6 +76,15 @@ def main() -> None:
     except TyperException as error:
         _say(ConfigError.__name__, f"{error.format_message()} (see psavlm --help)", as_json)
         sys.exit(error.exit_code)
+
+
+def _ended(number: int, _: FrameType | None) -> None:
+    """SIGTERM, from SLURM, a spot machine or a person: end as an error does, with its message."""
+    if os.getpid() != PROCESS:  # a child by fork, which ends as any other process
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    command = shlex.join(["psavlm", *sys.argv[1:]])
+    raise StoppedError(f"ended by SIGTERM; what is done is stored, and this goes on: {command}")
 
 
 def _say(name: str, text: str, as_json: bool) -> None:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.settings import reach
 from schemas.errors import ConfigError
 
 Model = Annotated[
@@ -17,14 +18,16 @@ def model_address(model: str, artifact: str) -> str:
 
     Raises:
         ConfigError: none or both are given; the registry has no such model.
+        ServerError: the Prefect server that has a bucket's credentials does not answer.
     """
     if bool(model) == bool(artifact):
         raise ConfigError(
             f"--model {model!r}, --artifact {artifact!r}: give one of them, the name of a "
             "registered model (see psavlm registry) or the address of a stage1 or stage2 artifact"
         )
-    if artifact:
-        return artifact
-    from infra.registry import resolve_model
+    if not artifact:
+        from infra.registry import resolve_model
 
-    return resolve_model(model)
+        artifact = resolve_model(model)
+    reach(artifact)
+    return artifact

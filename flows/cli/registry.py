@@ -19,6 +19,7 @@ from flows.cli.options import (
     Seed,
     Source,
 )
+from flows.cli.settings import reach
 from flows.cli.start import started
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def rollback(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     from infra.store import Store
     from tasks.promote import rollback as go_back
 
+    reach(root)
     _tell(go_back(Store(root)), json=json)
 
 
@@ -78,6 +80,7 @@ def registry(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     from infra.registry import Registry
     from infra.store import Store
 
+    reach(root)
     decisions, versions = read_decisions(Store(root).root), Registry().versions()
     if not json:
         history.show(versions, decisions)

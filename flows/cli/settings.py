@@ -59,6 +59,19 @@ def connect() -> None:
         os.environ.update(own_settings(STATE))
 
 
+def reach(*addresses: str) -> None:
+    """Have the credentials of PSAVLM_AWS_BLOCK, if one of the addresses lies in a bucket.
+
+    Raises:
+        ConfigError, ServerError, StorageError: as use_credentials.
+    """
+    if any(address.startswith("s3://") for address in addresses):
+        from tasks.credentials import use_credentials
+
+        connect()
+        use_credentials()
+
+
 @contextmanager
 def prefect_api() -> Iterator[None]:
     """Prefect's API for a flow that is called here: of `connect`'s choice, or a temporary one.

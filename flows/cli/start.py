@@ -29,6 +29,7 @@ def started(choice: Choice, until: str | None) -> Iterator[tuple["PipelineConfig
     from flows.parameters import check_inputs, checked_until, configured
     from infra.store import Store
     from tasks.credentials import use_credentials
+    from tasks.progress import say
 
     connect()
     use_credentials()
@@ -38,7 +39,8 @@ def started(choice: Choice, until: str | None) -> Iterator[tuple["PipelineConfig
     check_inputs(config)
     folders = [] if "://" in store.root else [Path(store.root), *Path(store.root).parents]
     new = [folder for folder in folders if not os.path.lexists(folder)]
-    store.check()
+    if told := store.check():
+        say(told)
     try:
         yield config, store
     finally:

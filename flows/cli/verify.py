@@ -7,6 +7,7 @@ import typer
 
 from flows.cli.lineage import ARTIFACT
 from flows.cli.options import DEFAULT_ROOT, Json, Root
+from flows.cli.settings import reach
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def verify(artifacts: Names = None, root: Root = DEFAULT_ROOT, json: Json = Fals
     from tasks.progress import progress
     from tasks.references import REFERENCES
 
+    reach(root, *(artifacts or ()))
     found = [located(text, root=root) for text in artifacts or ()]
     roots = {place for place, _ in found} or {checked_address(root)}
     if len(roots) > 1:

@@ -21,9 +21,9 @@ class Llava(Backbone):
     IMAGES: ClassVar[Any] = CLIPImageProcessorPil
 
     def __init__(
-        self, llava: nn.Module, tokenizer: PreTrainedTokenizerBase, image_processor: Any
+        self, vlm: nn.Module, tokenizer: PreTrainedTokenizerBase, image_processor: Any
     ) -> None:
-        super().__init__(llava, tokenizer, image_processor)
+        super().__init__(vlm, tokenizer, image_processor)
         if not isinstance(self.config.vision_feature_layer, int):
             raise ConfigError(
                 f"vision_feature_layer {self.config.vision_feature_layer} names several layers; "
@@ -84,7 +84,7 @@ class Llava(Backbone):
         return self._see(((seen - mean) / std).to(self.device, self.dtype))
 
     def _see(self, pixels: Tensor) -> Tensor:
-        tower = self.llava.model.vision_tower
+        tower = self.vlm.model.vision_tower
         hidden = tower.pre_layrnorm(tower.embeddings(pixels))
         for layer in tower.encoder.layers[: self.encoder_layers]:
             hidden = layer(hidden, None)
@@ -94,7 +94,7 @@ class Llava(Backbone):
     def project(self, features: Any) -> Encoded:
         """h_i [B, P, D] from h_o [B, P, V], all at once."""
         rows = features if isinstance(features, Tensor) else torch.stack(list(features))
-        return self.llava.model.multi_modal_projector(rows.to(self.device, self.dtype))
+        return self.vlm.model.multi_modal_projector(rows.to(self.device, self.dtype))
 
     def as_seen(self, image: Image) -> Tensor:
         """The picture resized and cropped to the square."""

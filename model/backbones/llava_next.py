@@ -22,10 +22,12 @@ from transformers.models.llava_next.modeling_llava_next import (
 from model.backbone import Encoded, Size, as_square
 from model.backbones.llava import Llava
 from model.features import ImagePatches
-from model.templates import HERMES, MISTRAL, VICUNA, Template
+from model.templates import HERMES, LLAMA_3, MISTRAL, VICUNA, Template
 from schemas.errors import ConfigError
 
 TEMPLATES = {"llama": VICUNA, "mistral": MISTRAL}
+# Before the language model's kind: a Llama-3 is a `llama` too.
+BY_TOKEN = {"<|im_start|>": HERMES, "<|start_header_id|>": LLAMA_3}
 
 
 class LlavaNext(Llava):
@@ -35,9 +37,9 @@ class LlavaNext(Llava):
     IMAGES = LlavaNextImageProcessorPil
 
     def __init__(
-        self, llava: nn.Module, tokenizer: PreTrainedTokenizerBase, image_processor: Any
+        self, vlm: nn.Module, tokenizer: PreTrainedTokenizerBase, image_processor: Any
     ) -> None:
-        super().__init__(llava, tokenizer, image_processor)
+        super().__init__(vlm, tokenizer, image_processor)
         strategy = self.config.vision_feature_select_strategy
         if strategy != "default":
             raise ConfigError(
@@ -46,14 +48,16 @@ class LlavaNext(Llava):
             )
 
     def choose_template(self) -> Template:
-        """By the language model: Vicuna's, Mistral's, or ChatML where the tokenizer has it."""
-        if "<|im_start|>" in self.tokenizer.get_vocab():
-            return HERMES
+        """By the tokenizer's own signs (ChatML, Llama-3), or by the language model's kind."""
+        words = self.tokenizer.get_vocab()
+        for token, template in BY_TOKEN.items():
+            if token in words:
+                return template
         kind = self.config.text_config.model_type
         if kind not in TEMPLATES:
             raise ConfigError(
                 f"no prompt template is known for a LLaVA-NeXT on {kind!r}; known: "
-                f"{', '.join(TEMPLATES)}, and any whose tokenizer has <|im_start|>"
+                f"{', '.join(TEMPLATES)}, and any whose tokenizer has {' or '.join(BY_TOKEN)}"
             )
         return TEMPLATES[kind]
 
@@ -93,14 +97,14 @@ class LlavaNext(Llava):
         fine_VHW = self._fine(canvas_VHW, image.size)
         fine_VHW.copy_(rows[square:].T.unflatten(1, fine_VHW.shape[1:]))
         tiles_TPV = self._cut(canvas_VHW).flatten(2).mT
-        tiles_TPD = self.llava.model.multi_modal_projector(
+        tiles_TPD = self.vlm.model.multi_modal_projector(
             torch.cat([rows[None, :square], tiles_TPV])
         )
-        packed, _ = self.llava.model.pack_image_features(
+        packed, _ = self.vlm.model.pack_image_features(
             [tiles_TPD],
             [image.size],
             vision_feature_select_strategy="default",
-            image_newline=self.llava.model.image_newline,
+            image_newline=self.vlm.model.image_newline,
         )
         return packed[0]
 

@@ -79,7 +79,7 @@ class Qwen25Vl(Backbone):
         size = (image.height, image.width)
         grid = self._thw(size).to(self.device)
         pixels = self._pixels(image, size).to(self.device, self.dtype)
-        seen = self.llava.model.visual(pixels, grid_thw=grid).last_hidden_state
+        seen = self.vlm.model.visual(pixels, grid_thw=grid).last_hidden_state
         merged = seen.unflatten(0, (-1, self.merge**2)).flatten(1)
         return ImagePatches(merged[torch.argsort(self._windows(size))], size)
 
@@ -91,14 +91,14 @@ class Qwen25Vl(Backbone):
         windows = self._windows(image.size)
         rows = image.rows.to(self.device, self.dtype)[windows]
         apart = rows.unflatten(1, (self.merge**2, -1)).flatten(0, 1)
-        return self.llava.model.visual.merger(apart)[torch.argsort(windows)]
+        return self.vlm.model.visual.merger(apart)[torch.argsort(windows)]
 
     def positions(self, mask: Tensor, kinds: Tensor, images: Sequence[ImageFeatures]) -> Tensor:
         """Time, row and column of every place, [3, B, N], by the model's own rule."""
         if not images:
             return super().positions(mask, kinds, images).expand(3, -1, -1)
         grids = [self._thw(_size(image)) for image in images]
-        positions, _ = self.llava.model.get_rope_index(
+        positions, _ = self.vlm.model.get_rope_index(
             input_ids=kinds,
             mm_token_type_ids=kinds,
             image_grid_thw=torch.cat(grids).to(mask.device),

@@ -8,7 +8,16 @@ from typing import Any
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from schemas.config import PARTS, PipelineConfig, Ratio, SourceConfig, Stage, TrainConfig
+from schemas.config import (
+    NOTHING,
+    PARTS,
+    HeldOut,
+    PipelineConfig,
+    Ratio,
+    SourceConfig,
+    Stage,
+    TrainConfig,
+)
 from schemas.errors import ConfigError
 from schemas.explain import did_you_mean, explain
 from schemas.frozen import Frozen
@@ -16,7 +25,9 @@ from schemas.taxonomy import read_toml
 
 HUB_AT = re.compile(r"(?P<name>[\w-][\w.-]*/[\w.-]+)@(?P<revision>[\w./-]+)")
 # What a preset file may hold beside the config tree's own keys.
-ALSO = ("method", "taxonomy", "extends")
+ALSO = ("method", "taxonomy", "held_out", "extends")
+# What trains or calibrates, and so has a seed and may hold something out.
+TRAINING = ("balance", "stage2_balance", *(stage.value for stage in Stage))
 # One table of a preset fills both places of the tree: a fault in it is told once.
 TWINS = {"stage2_balance": "balance", Stage.ALIGNMENT.value: Stage.CONCEPTS.value}
 
@@ -27,7 +38,7 @@ class Parameters(Frozen):
     `sources` replaces the preset's sources; `base` is a model's folder, s3://bucket/folder or hub
     name, with @revision if one is meant; `method` a named variant laid over the preset's
     (schemas/methods); `seed` is that of the training order and of both stages, so that runs of
-    several seeds share all data.
+    several seeds share all data; `held_out` goes beyond what the preset holds out.
     """
 
     preset: str = "tiny"
@@ -37,6 +48,7 @@ class Parameters(Frozen):
     clean_per_unsafe: Ratio | None = None
     stage2_clean_per_unsafe: Ratio | None = None
     seed: int | None = Field(default=None, ge=0)
+    held_out: HeldOut = NOTHING
 
     @classmethod
     def checked(cls, values: Mapping[str, Any]) -> "Parameters":
@@ -141,7 +153,7 @@ def _laid_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spread(tree: dict[str, Any], preset: str) -> dict[str, Any]:
-    """Put `method` and `taxonomy`, which a preset states once, where the config wants them."""
+    """Put what a preset states once (ALSO, but `extends`) where the config wants it."""
     tree = {**tree}
     method, taxonomy = tree.pop("method", {}), tree.pop("taxonomy", "taxonomy")
     reading = ("ingest", "validation", "evaluate", "audit", *Stage)  # the taxonomy
@@ -155,6 +167,9 @@ def _spread(tree: dict[str, Any], preset: str) -> dict[str, Any]:
         tree[name] = {"taxonomy": taxonomy, **tree[name]}
     for stage in Stage:
         tree[stage.value] = {"stage": stage, "method": method, **tree[stage.value]}
+    if (held_out := tree.pop("held_out", None)) is not None:
+        for name in TRAINING:
+            tree[name] = {"held_out": held_out, **tree[name]}
     return tree
 
 
@@ -171,8 +186,11 @@ def _override(tree: dict[str, Any], parameters: Parameters) -> None:
     if parameters.base:
         tree["base"] = {"kind": "pretrained", **_base_named(parameters.base)}
     if parameters.seed is not None:
-        for name in ("balance", "stage2_balance", "stage1", "stage2"):
+        for name in TRAINING:
             tree[name]["seed"] = parameters.seed
+    if parameters.held_out != NOTHING:
+        for name in TRAINING:
+            tree[name]["held_out"] = parameters.held_out.model_dump()
 
 
 def _base_named(base: str) -> dict[str, str]:

@@ -1,14 +1,31 @@
 """Judged rows -> a row per method and seed, and one per method over all seeds that succeeded."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from schemas.ablation import ABLATION_METRICS, PARTS, AblationRow, MethodPoint
+from schemas.ablation import (
+    ABLATION_METRICS,
+    PARTS,
+    AblationRow,
+    EqualRow,
+    HeldOutRow,
+    MethodPoint,
+)
 from schemas.config import EvaluateConfig
 from tasks.sweep.columns import columns, flattened
 from tasks.sweep.metrics import clustered_metrics
+
+
+class Tables(NamedTuple):
+    """All that an ablation tells: methods as they are used, guards at equal attack success, and
+    items of what was not learnt from.
+    """
+
+    rows: Sequence[AblationRow]
+    equal: Sequence[EqualRow] = ()
+    held_out: Sequence[HeldOutRow] = ()
 
 
 def ablation_rows(

@@ -6,7 +6,7 @@ from math import floor
 
 import numpy as np
 
-from schemas.config import BalanceConfig
+from schemas.config import NOTHING, BalanceConfig
 from schemas.errors import DataError
 from tasks.balance.order import first_by_key, plan_order, stirred
 from tasks.balance.pool import Pool
@@ -112,4 +112,5 @@ def _too_few(
 def _kind(config: BalanceConfig) -> str:
     """What the rows of a pool have in common, for a message that finds none."""
     answer = " with an answer" if config.with_answers_only else ""
-    return f"{answer} after source_caps" if config.source_caps else answer
+    held = "" if config.held_out == NOTHING else " that is not held out"
+    return f"{answer}{held} after source_caps" if config.source_caps else answer + held

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 
 from infra.ahead import ahead
 from infra.parts import parts
-from schemas.config import BalanceConfig
+from schemas.config import NOTHING, BalanceConfig, HeldOut
 from schemas.errors import ConfigError
 from schemas.explain import did_you_mean
 from schemas.samples import askable
+from schemas.taxonomy import CLEAN
 from tasks.balance.order import first_by_key, hash_keys
 from tasks.balance.shares import Stratum, capped
 
@@ -55,6 +56,23 @@ class Pool:
         groups = np.split(ordered, np.cumsum(sizes)[:-1])
         return ((number, group) for number, group in enumerate(groups) if len(group))
 
+    def without(self, held_out: HeldOut) -> "Pool":
+        """The items that training may see; ConfigError for a name that holds out none of them."""
+        if held_out == NOTHING:
+            return self
+        there = [stratum for stratum, n in zip(self.strata, self.sizes(), strict=True) if n]
+        for field in ("types", "sources"):
+            for name in getattr(held_out, field):
+                own = HeldOut.model_validate({field: (name,)})
+                if not any(own.holds(stratum.risk_type, stratum.source) for stratum in there):
+                    known = sorted({_told(stratum, field) for stratum in there} - {CLEAN})
+                    raise ConfigError(
+                        f"held_out.{field} names {name!r}, and no row of the training split is of "
+                        f"it; {did_you_mean(name, known)}{field}: {', '.join(known)}"
+                    )
+        held = [held_out.holds(stratum.risk_type, stratum.source) for stratum in self.strata]
+        return self._only(~np.array(held, bool)[self.stratum])
+
     def capped(self, caps: Mapping[str, int]) -> "Pool":
         """At most so many items of a source, its strata in proportion, in each the first by hash.
 
@@ -66,6 +84,9 @@ class Pool:
         stays = np.zeros(len(self.keys), bool)
         for number, group in self.by_stratum(np.arange(len(self.keys))):
             stays[group[first_by_key(self.keys[group], kept[self.strata[number]])]] = True
+        return self._only(stays)
+
+    def _only(self, stays: np.ndarray) -> "Pool":
         return replace(
             self, keys=self.keys[stays], place=self.place[stays], stratum=self.stratum[stays]
         )
@@ -144,6 +165,10 @@ def _words(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     """(rows,) int64: which of the different texts of a column each row has; and the texts."""
     coded = column.combine_chunks()
     return np.asarray(coded.indices).astype(np.int64), coded.dictionary.to_pylist()
+
+
+def _told(stratum: Stratum, field: str) -> str:
+    return stratum.risk_type if field == "types" else stratum.source
 
 
 def check_caps(caps: Mapping[str, int], sources: Collection[str]) -> None:

@@ -51,7 +51,7 @@ def balance(config: BalanceConfig, labelled: Artifact, *, store: Store) -> Artif
 def build_balanced(folder: Path, config: BalanceConfig, labelled: Path) -> dict[str, int]:
     """Choose from a labelled folder into an empty folder."""
     whole = read_pool(labelled, config)
-    pool = whole.capped(config.source_caps)
+    pool = whole.without(config.held_out).capped(config.source_caps)
     order = draw(pool, config)
     _write_rows(labelled, pool.place[order.chosen], folder)
     pq.write_table(pa.table([order.plan], schema=PLAN), folder / "plan.parquet")

@@ -26,16 +26,16 @@ def common_total(configs: Iterable[BalanceConfig], labelled: Artifact, *, store:
     Raises:
         DataError: none of the ratios can be drawn.
     """
-    asked = [(c.with_answers_only, c.source_caps, c.clean_per_unsafe) for c in configs]
+    asked = [(c.with_answers_only, c, c.clean_per_unsafe) for c in configs]
     there = training_items(store.local(labelled))
     totals = [
-        largest_total(*_sides(capped(there[answered], caps)), ratio)
-        for answered, caps, ratio in asked
+        largest_total(*_sides(_left(there[answered], config)), ratio)
+        for answered, config, ratio in asked
     ]
     found = min((total for total in totals if total), default=0)
     if not found:
         (unsafe, clean), (answered_unsafe, answered_clean) = map(_sides, there.values())
-        left = " before source_caps" if any(caps for _, caps, _ in asked) else ""
+        left = " before source_caps" if any(config.source_caps for _, config, _ in asked) else ""
         raise DataError(
             f"no ratio of {sorted({ratio for *_, ratio in asked})} can be drawn: "
             f"the training split has {unsafe} unsafe and {clean} clean rows{left} "
@@ -58,6 +58,11 @@ def training_items(labelled: Path) -> dict[bool, Counter[Stratum]]:
             for row in grouped:
                 counts[key][Stratum(*(row[name] for name in STRATUM))] += row["count_all"]
     return counts
+
+
+def _left(sizes: Mapping[Stratum, int], config: BalanceConfig) -> dict[Stratum, int]:
+    seen = {s: n for s, n in sizes.items() if not config.held_out.holds(s.risk_type, s.source)}
+    return capped(seen, config.source_caps)
 
 
 def _sides(sizes: Mapping[Stratum, int]) -> tuple[int, int]:

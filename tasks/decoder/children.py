@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkstemp
 from threading import BoundedSemaphore, Lock
 
 from schemas.errors import ConfigError
+from tasks.decoder import gate
 from tasks.decoder.child import HEAD, READY
 from tasks.decoder.strict import Facts, Refusal
 
@@ -157,9 +157,7 @@ class Children:
         self._idle: list[Child] = []
         self._lock = Lock()
         self._started = 0
-        # Locked by the byte: one for every four cores, each for one image of many pixels.
-        self._gate, path = mkstemp()
-        os.unlink(path)
+        self._gate = gate.opened()
         atexit.register(self._end)
 
     @contextmanager
@@ -187,8 +185,8 @@ class Children:
     def _start(self) -> Child:
         with self._lock:
             self._started += 1
-            place = self._started % max(1, cores() // 4)
-        return Child(self._gate, place)
+            number = self._started
+        return Child(self._gate, gate.place(number, cores=cores()))
 
     def _end(self) -> None:
         while child := self._take():

@@ -111,6 +111,18 @@ class FeatureCache:
             if array.ndim == RAGGED
         }
 
+    def patches(self, image_ids: Sequence[str]) -> "np.ndarray":
+        """P of each of these images, [N]."""
+        import numpy as np
+
+        counts = np.zeros(len(image_ids), dtype=np.int64)
+        if not self.spans:
+            return counts + (next(iter(self.arrays.values())).shape[1] if self.arrays else 0)
+        within = self.library.rows_within(image_ids)
+        for number, places in self.library.spread(image_ids).items():
+            counts[places] = self.spans[number]["rows"].to_numpy()[within[places]]
+        return counts
+
     def batch(self, image_ids: Sequence[str]) -> "torch.Tensor | list[ImagePatches]":
         """h_o of these images, float32: [B, P, V], or one [P, V] each where P differs by image."""
         import numpy as np

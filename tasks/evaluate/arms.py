@@ -27,7 +27,7 @@ def open_arm(
     """A function from features h_o [P, V], questions and labels (not used) to answers."""
     backbone = open_backbone(base)
     if model is None:
-        return lambda features, questions, _: _bare(backbone, features, questions, max_new_tokens)
+        return lambda features, questions, _: bare(backbone, features, questions, max_new_tokens)
     guarded, intervention = open_guarded(model, backbone, policy=policy)
     return lambda features, questions, _: guarded.answer_features(
         features, questions, intervention=intervention, max_new_tokens=max_new_tokens
@@ -92,12 +92,13 @@ def open_guarded(
 
 
 @torch.no_grad()
-def _bare(
+def bare(
     backbone: Backbone,
     features: Sequence[ImageFeatures | None],
     questions: Sequence[str],
     max_new_tokens: int,
 ) -> list[Answer]:
+    """Answers of the base by itself, without verdicts."""
     images = [None if h is None else backbone.project([h])[0] for h in features]
     batch = compose(backbone, [ask(question) for question in questions], images=images)
     texts = backbone.generate(

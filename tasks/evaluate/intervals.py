@@ -103,3 +103,35 @@ def clustered_mean(
         means.append((times @ sums) / (times @ sizes))
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return float(low), float(high)
+
+
+def paired_mean(
+    differences: np.ndarray, strata: np.ndarray, clusters: np.ndarray, *, draws: int, seed: int
+) -> tuple[float, float]:
+    """95 % bounds of a mean of paired differences, strata of equal weight; a bootstrap by cluster.
+
+    A cluster (items that share an image, or a group of images) is drawn whole, both models at once.
+    A draw without any item of a stratum leaves that stratum out.
+
+    Args:
+        differences: (n,) of the second model's number from the first's.
+        strata: (n,) stratum of each item; one value for all is the plain mean.
+        clusters: (n,) cluster of each, any dtype.
+        draws: bootstrap samples.
+        seed: of the draws.
+    """
+    _, numbers = np.unique(clusters, return_inverse=True)
+    _, kinds = np.unique(strata, return_inverse=True)
+    shape = numbers.max() + 1, kinds.max() + 1
+    sums_CS, sizes_CS = np.zeros(shape), np.zeros(shape)
+    np.add.at(sums_CS, (numbers, kinds), differences)
+    np.add.at(sizes_CS, (numbers, kinds), 1)
+    rng = np.random.default_rng(seed)
+    means = []
+    for first in range(0, draws, AT_ONCE):
+        chances = np.full(shape[0], 1 / shape[0])
+        times = rng.multinomial(shape[0], chances, size=min(AT_ONCE, draws - first))
+        with np.errstate(invalid="ignore"):
+            means.append(np.nanmean((times @ sums_CS) / (times @ sizes_CS), axis=1))
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return float(low), float(high)

@@ -23,6 +23,8 @@ from tasks.encode import FeatureCache
 from tasks.evaluate.arms import open_backbone, open_guarded
 from tasks.progress import Tick
 
+# The guard as if it had seen nothing, and as if every image were over its threshold.
+SILENT, ACTING = "silent", "acting"
 # An item's number, and how it is asked.
 Key = tuple[int, Prompt]
 
@@ -73,19 +75,53 @@ class Operator:
             tick: told how many items are done.
         """
         policies, verdicts = self._decide(items, rate)
+        answered = self._answered(items, verdicts, max_new_tokens, tick)
+        return {name: Operated(policies[name].threshold, own) for name, own in answered.items()}
+
+    def both_ways(
+        self, items: Sequence[Asked], *, max_new_tokens: int, tick: Tick
+    ) -> dict[str, list[Answer]]:
+        """An answer per item with the guard silent, and one with it acting, whatever it saw.
+
+        Together they are the answers at every threshold: an item is answered as `acting` where its
+        risk reaches the threshold. Types that an operator lets pass stay silent.
+
+        Args:
+            items: what is asked.
+            max_new_tokens: the longest answer.
+            tick: told how many items are done.
+        """
+        always = GuardPolicy.model_validate({**self.guarded.policy.model_dump(), "threshold": 0.0})
+        seen = [item for item in items if item.image_id is not None]
+        found = iter(
+            decide(*self._look(seen), policy=always, taxonomy=self.guarded.taxonomy) if seen else ()
+        )
+        acting = [None if item.image_id is None else next(found) for item in items]
+        silent = [
+            verdict and Verdict.model_validate({**verdict.model_dump(), "flagged": False})
+            for verdict in acting
+        ]
+        verdicts = {SILENT: silent, ACTING: acting}
+        return self._answered(items, verdicts, max_new_tokens, tick)
+
+    def _answered(
+        self,
+        items: Sequence[Asked],
+        verdicts: dict[str, list[Verdict | None]],
+        max_new_tokens: int,
+        tick: Tick,
+    ) -> dict[str, list[Answer]]:
+        """An answer per item under each name's verdicts; each different prompt is asked once."""
         keys = {name: self._keys(items, found) for name, found in verdicts.items()}
         asked: dict[Key, Verdict | None] = {}
         for name, found in verdicts.items():
             asked |= zip(keys[name], found, strict=True)
         texts = self._write(items, asked, max_new_tokens, tick)
         return {
-            name: Operated(
-                policies[name].threshold,
-                [
-                    Answer(text=texts[key], verdict=verdict, hint=key[1].hint)
-                    for key, verdict in zip(keys[name], found, strict=True)
-                ],
-            )
+            name: [
+                Answer(text=texts[key], verdict=verdict, hint=key[1].hint)
+                for key, verdict in zip(keys[name], found, strict=True)
+            ]
             for name, found in verdicts.items()
         }
 

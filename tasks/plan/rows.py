@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from schemas.artifact import Artifact
-from schemas.config import BalanceConfig, PipelineConfig
+from schemas.config import NOTHING, BalanceConfig, PipelineConfig
 from tasks.balance import sides
 from tasks.ingest.origin import WORLD
 from tasks.tiny_world.records import count_records
@@ -62,7 +62,7 @@ class Expected:
         """The rows of an epoch, and why they cannot be drawn (empty if they can, as far as known).
 
         Neither which rows have an answer nor how many a source has is among the counts: with
-        `with_answers_only` or `source_caps` it is at most.
+        `with_answers_only`, `held_out` or `source_caps` it is at most.
         """
         if self.train is None:
             return (None if config.total is None else Rows(config.total)), ""
@@ -70,7 +70,7 @@ class Expected:
         want = unsafe, floor(config.clean_per_unsafe * unsafe + 0.5)
         if config.total is not None:
             want = sides(config.total, config.clean_per_unsafe)
-        elif config.source_caps:
+        elif config.source_caps or config.held_out != NOTHING:
             return Rows(sum(want), at_most=True), ""
         for word, asked, there in zip(("unsafe", "clean"), want, self.train, strict=True):
             if asked > there * config.max_repeat:

@@ -15,11 +15,13 @@ from schemas.errors import StorageError
 from schemas.gate import GateConfig
 from tasks.encode import encode
 from tasks.evaluate import evaluate
-from tasks.promote.checks import compare
+from tasks.promote.checks import ANCHOR
 from tasks.promote.evidence import Arm, Evidence, gather
 from tasks.promote.history import History
 from tasks.promote.inputs import PromoteInputs
 from tasks.promote.records import known, stranger
+from tasks.promote.spending import Look, next_look
+from tasks.promote.stages import Weighed, weigh
 
 CANDIDATE, BASE, CHAMPION = "candidate", "base", "champion"
 
@@ -47,15 +49,17 @@ class Case:
             return self._already(history)
         against = CHAMPION if champion else BASE
         reasons = self._objections(history)
-        evidence, checks = Evidence(reasons=reasons), []
+        evidence, found = Evidence(reasons=reasons), Weighed(())
         if not reasons:
             evidence = self._evidence(history)
         if not evidence.reasons:
             mine, *others = evidence.rows
             opponents = {name: evidence.rows[name] for name in others}
-            checks = compare(evidence.rows[mine], opponents, against=against, gate=self.gate)
-        failed = tuple(check.reason for check in checks if check.passed is False)
-        why = evidence.reasons or failed
+            look = self._look(history, evidence.items)
+            found = weigh(
+                evidence.rows[mine], opponents, against=against, gate=self.gate, look=look
+            )
+        why = evidence.reasons or found.failed
         return Decision(
             number=None,
             time=now(),
@@ -66,10 +70,17 @@ class Case:
             gate=content_hash(self.gate),
             items=evidence.items,
             evaluations=evidence.evaluations,
-            checks=tuple(checks),
-            reasons=(why or (checks[0].reason,)) + self._chosen(),
+            checks=found.checks,
+            reasons=(why or (found.checks[0].reason,)) + self._chosen(),
+            look=found.look,
+            alpha=found.alpha,
             commit=provenance()["commit"],
         )
+
+    def _look(self, history: History, items: str) -> Look:
+        reference = history.champion or self.inputs.base
+        key = (self.inputs.model.fingerprint, reference.fingerprint, content_hash(self.gate), items)
+        return next_look(history.decisions, key)
 
     def _chosen(self) -> tuple[str, ...]:
         if self.tried == 1:
@@ -101,6 +112,12 @@ class Case:
                 f"the candidate was champion and was rolled back by decision {back.number}: train "
                 "another one, or give --again"
             )
+        pinned = self.gate.anchor
+        if history.champion and history.anchor(pinned) is None:
+            reasons.append(
+                f"the anchor {pinned!r} was never promoted in {self.store.root}: name `first`, or "
+                "the version or fingerprint of a model that was (psavlm registry)"
+            )
         if other := stranger(self.registry, history, self.store):
             reasons.append(
                 f"the registry's champion, version {other.version}, was decided in {other.root}: "
@@ -114,24 +131,34 @@ class Case:
             CANDIDATE: Arm(inputs.model, inputs.base, inputs.evaluation),
             BASE: Arm(inputs.base, inputs.base, inputs.base_evaluation),
         }
-        if history.champion:
+        for name, made in self._others(history).items():
             try:
-                arms[CHAMPION] = self._champion(history.champion)
+                arms[name] = self._asked(made)
             except StorageError as error:
-                return Evidence(reasons=(f"unverified artifact: the champion: {error}",))
+                return Evidence(reasons=(f"unverified artifact: the {name}: {error}",))
         return gather(arms, gate=self.gate, store=self.store)
 
-    def _champion(self, champion: ModelRef) -> Arm:
-        """The champion, asked the candidate's items; cached by the store."""
+    def _others(self, history: History) -> dict[str, ModelRef]:
+        """The champion, and the anchor where it is another one."""
+        champion, anchor = history.champion, history.anchor(self.gate.anchor)
+        if champion is None:
+            return {}
+        known = (champion.fingerprint, self.inputs.model.fingerprint)
+        if anchor is None or anchor.fingerprint in known:
+            return {CHAMPION: champion}
+        return {CHAMPION: champion, ANCHOR: anchor}
+
+    def _asked(self, made: ModelRef) -> Arm:
+        """A former candidate, asked the candidate's items; cached by the store."""
         inputs, store = self.inputs, self.store
-        model = self._there(champion.step, champion.fingerprint)
+        model = self._there(made.step, made.fingerprint)
         base = self._there(*store.manifest(model).parents[BASE].split("/"))
         features = inputs.features
         if base.fingerprint != inputs.base.fingerprint:
             features = encode(inputs.encode, inputs.labelled, inputs.samples, base, store=store)
         evaluation = evaluate(
             inputs.evaluate,
-            champion.step,
+            made.step,
             base,
             inputs.labelled,
             features,

@@ -14,11 +14,12 @@ from schemas.errors import StorageError
 from schemas.gate import GateConfig
 from tasks.evaluate.step import ITEMS
 from tasks.evaluate.step import VERSION as EVALUATE_VERSION
-from tasks.promote.checks import Rows, exact_ordinary, ordinary, risky
+from tasks.promote.questions import Rows, exact_ordinary, ordinary, risky
 
 # What makes an item the same item; and who said what its answer was.
 ITEM = ("sample_id", "question", "reference", "risk_type", "risk_level", "near_miss", "group_id")
 JUDGED = ("outcome", "exact", "names_type")
+COLUMNS = [*ITEM, "judge", *JUDGED]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ def gather(arms: Mapping[str, Arm], *, gate: GateConfig, store: Store) -> Eviden
     manifests, reasons = _verified(arms, store)
     reasons = reasons or _strangers(arms, manifests, store) or _ways(arms, manifests)
     if reasons:
+        return Evidence(reasons=tuple(reasons))
+    if reasons := _missing(arms, store):
         return Evidence(reasons=tuple(reasons))
     rows = {name: _rows(arm, store) for name, arm in arms.items()}
     items = content_hash([[row[k] for k in (*ITEM, "judge")] for row in rows["candidate"]])
@@ -118,9 +121,21 @@ def _way(manifest: Manifest) -> dict[str, Any]:
     return {"version": manifest.version, **config, **inputs}
 
 
+def _missing(arms: Mapping[str, Arm], store: Store) -> list[str]:
+    """Evaluations whose rows do not say what the metrics are counted from."""
+    reasons = []
+    for name, arm in arms.items():
+        there = pq.read_schema(store.local(arm.evaluation) / ITEMS).names
+        if lacking := [column for column in COLUMNS if column not in there]:
+            reasons.append(
+                f"missing metric: the rows of the {name}'s evaluation have no "
+                f"{' and no '.join(lacking)}; evaluate it again"
+            )
+    return reasons
+
+
 def _rows(arm: Arm, store: Store) -> Rows:
-    columns = [*ITEM, "judge", *JUDGED]
-    table = pq.read_table(store.local(arm.evaluation) / ITEMS, columns=columns)
+    table = pq.read_table(store.local(arm.evaluation) / ITEMS, columns=COLUMNS)
     return table.sort_by("sample_id").to_pylist()
 
 

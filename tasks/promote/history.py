@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from infra.decisions import read_decisions
 from schemas.decision import Decision, ModelRef
 
+FIRST = "first"
+
 
 @dataclass(frozen=True)
 class History:
@@ -49,6 +51,13 @@ class History:
     def next(self) -> int:
         """The number of the next decision."""
         return len(self.decisions) + 1
+
+    def anchor(self, name: str) -> ModelRef | None:
+        """The promoted model of that version or fingerprint, or the `first`; None if none is."""
+        for made in (d.candidate for d in self.decisions if d.action == "promoted"):
+            if name in (FIRST, made.fingerprint, str(made.version)):
+                return made
+        return None
 
     def promoted(self) -> set[str]:
         """Fingerprints of all models that were ever champion."""

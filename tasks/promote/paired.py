@@ -69,6 +69,10 @@ class Pairs:
         """
         return binomial_tail(self.down, self.up + self.down)
 
+    def higher_p(self) -> float:
+        """The same for a first model whose rate is not higher."""
+        return binomial_tail(self.up, self.up + self.down)
+
     def interval(self, alpha: float) -> tuple[float, float]:
         """The difference's score interval (Tango 1998), each end at one-sided error `alpha`.
 

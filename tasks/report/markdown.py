@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tasks.report import published
 from tasks.report.depth_words import headings
 from tasks.report.words import arm_name, counted, interval, ratio
 
@@ -136,6 +137,7 @@ def markdown(numbers: dict[str, Any], *, plots: Sequence[str] = ()) -> str:
         parts += ["## Data", table(rows)]
     if rows := orders_table(numbers):
         parts += ["## Training order", table(rows)]
+    parts += published.in_markdown() if "headline" in numbers else []
     if plots:
         parts += ["## Charts", *(f"![{path.split('/')[-1][:-4]}]({path})" for path in plots)]
     return "\n\n".join([*parts, *_origin(numbers)]) + "\n"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from tasks.report import words
+from tasks.report import published, words
 from tasks.report.markdown import NOTE, commit
 from tasks.report.plots import ARMS
 
@@ -42,6 +42,7 @@ def page(numbers: dict[str, Any], charts: Mapping[str, str], pictures: Mapping[s
         tiles=[row for name in TILES for row in rows if row["metric"] == name],
         colours=dict(zip(numbers.get("arms", []), ARMS, strict=False)),
         note=NOTE,
+        published=published,
         attack_words=words.ATTACKED,
         strongest_attack=words.strongest_attack(numbers),
         counted=words.counted,

@@ -51,19 +51,25 @@ def _record(item: dict[str, Any], pair: Any, *, key: str) -> RawRecord | RawReje
     if not isinstance(item["safe"], bool):
         # "false" as a text is true in Python: it would turn a risky image into a clean one.
         raise BadValue(f"safe is {item['safe']!r}, true or false was expected")
-    asked = [k for k in SUBSETS if isinstance(pair, dict) and k in pair]
-    if len(asked) != 1 or "response" not in pair:
+    asked = asked_as(pair)
+    if asked is None or "response" not in pair:
         return RawReject(key, "missing_key", f"one of {list(SUBSETS)} and 'response': {pair!r:.80}")
-    answer = text(pair["response"])
+    question, answer = asked[0], text(pair["response"])
     if not answer:
-        return RawReject(key, "empty_answer", f"empty response to {asked[0]}")
+        return RawReject(key, "empty_answer", f"empty response to {question}")
     label = "safe" if item["safe"] else text(item["harmful_subcategory"])
     own = {k: plain(v) for k, v in pair.items() if k not in (*SUBSETS, "response")}
     shared = {f"record.{k}" if k in own else k: plain(v) for k, v in item.items() if k not in KNOWN}
     return RawRecord(
         source_key=key,
-        messages=question_answer(text(pair[asked[0]]), answer),
+        messages=question_answer(text(pair[question]), answer),
         images=image_refs(item["image"]),
         label=label,
-        extra={**shared, **own, "subset": SUBSETS[asked[0]]},
+        extra={**shared, **own, "subset": SUBSETS[question]},
     )
+
+
+def asked_as(pair: Any) -> tuple[str, str] | None:
+    """Question key of an instruction-response pair, and its subset; None if it is not one."""
+    asked = [k for k in SUBSETS if isinstance(pair, dict) and k in pair]
+    return (asked[0], SUBSETS[asked[0]]) if len(asked) == 1 else None

@@ -1,8 +1,10 @@
 """The rows of each global batch, as the order plan states them, and each worker's slice."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 
 from infra.parts import read_parts
 from schemas.artifact import Artifact
+from schemas.config import NOTHING, HeldOut
 from schemas.errors import DataError
 from schemas.policy import REFUSAL_MARKERS, refusal_pattern, straight
 from schemas.samples import ROWS, Message, askable
@@ -21,6 +24,7 @@ from tasks.encode import FeatureCache
 if TYPE_CHECKING:
     import torch
 
+CHARACTERS_PER_TOKEN = 4
 COLUMNS = ["sample_id", "image_ids", "messages", "risk_type", "risk_level", "supervises"]
 
 
@@ -57,11 +61,15 @@ def to_items(rows: list[dict[str, Any]], taxonomy: Taxonomy) -> list[Item]:
     ]
 
 
-def calibration_items(labelled: Path, taxonomy: Taxonomy) -> list[Item]:
-    """The calibration split's items of one image."""
-    table = read_parts(labelled / "rows", ROWS, columns=[*COLUMNS, "split"])
+def calibration_items(
+    labelled: Path, taxonomy: Taxonomy, *, held_out: HeldOut = NOTHING
+) -> list[Item]:
+    """The calibration split's items of one image, without those that are held out."""
+    table = read_parts(labelled / "rows", ROWS, columns=[*COLUMNS, "split", "source"])
     table = table.filter(pc.and_(pc.equal(table["split"], "calibration"), askable(table)))
-    items = to_items(table.sort_by("sample_id").to_pylist(), taxonomy)
+    rows = table.sort_by("sample_id").to_pylist()
+    seen = [row for row in rows if not held_out.holds(row["risk_type"], row["source"])]
+    items = to_items(seen, taxonomy)
     return [item for item in items if item.image_id is not None]
 
 
@@ -74,6 +82,7 @@ class TrainingData:
         self.plan = pq.read_table(balanced / "plan.parquet")["row"].to_numpy()
         self.features = FeatureCache(features)
         self.taxonomy = taxonomy
+        self._ids: np.ndarray | None = None
 
     def batch(self, step: int, size: int, rank: int, world: int) -> list[Item]:
         """This rank's share of global batch `step`: a contiguous part of `size / world` items."""
@@ -81,6 +90,42 @@ class TrainingData:
         first = step * size + rank * share
         places = [position % len(self.plan) for position in range(first, first + share)]
         return to_items(self.rows.take(self.plan[places]).to_pylist(), self.taxonomy)
+
+    def longest(self, steps: int, size: int, rank: int, world: int) -> int:
+        """The first of `steps` global batches in whose share of this rank the longest item is."""
+        share = size // world
+        positions = np.arange(steps)[:, None] * size + rank * share + np.arange(share)
+        lengths = self._lengths()[self.plan[positions % len(self.plan)]]
+        return int(np.lexsort((-np.arange(steps), lengths.sum(1), lengths.max(1)))[-1])
+
+    def row_numbers(self, items: Sequence[Item]) -> "np.ndarray":
+        """The row of each item among the balanced rows sorted by sample_id, as in the plan."""
+        if self._ids is None:
+            self._ids = np.array(self.rows["sample_id"].to_pylist())
+        return np.searchsorted(self._ids, [item.sample_id for item in items]).astype(np.int32)
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of what is trained on and in which order: sample ids and plan."""
+        found = hashlib.sha256("\n".join(self.rows["sample_id"].to_pylist()).encode())
+        found.update(np.ascontiguousarray(self.plan, dtype="<i8").tobytes())
+        return found.hexdigest()
+
+    def _lengths(self) -> "np.ndarray":
+        """About how many positions each row takes, [N]: a token is four characters or so."""
+        messages = self.rows["messages"].combine_chunks()
+        texts = pc.struct_field(pc.list_flatten(messages), "text")
+        characters = np.bincount(
+            pc.list_parent_indices(messages).to_numpy(),
+            weights=pc.utf8_length(texts).to_numpy(zero_copy_only=False),
+            minlength=len(self.rows),
+        )
+        lengths = characters / CHARACTERS_PER_TOKEN
+        firsts = [ids[0] if ids else None for ids in self.rows["image_ids"].to_pylist()]
+        seen = [i for i, name in enumerate(firsts) if name is not None]
+        if seen:
+            lengths[seen] += self.features.patches([firsts[i] for i in seen])
+        return lengths
 
     def keep_clean(self) -> None:
         """Leave all but the clean rows out of the plan; DataError if there are none."""
@@ -124,6 +169,12 @@ class TrainingData:
             weights.append(torch.tensor(weight * (counts > 0), dtype=torch.float32))
         return weights[0], weights[1]
 
-    def images(self, items: list[Item]) -> "torch.Tensor":
+    def images(self, items: Sequence[Item]) -> "torch.Tensor":
         """h_o [B, P, V] of items that all have an image."""
         return self.features.batch([item.image_id for item in items if item.image_id is not None])
+
+    def features_of(self, items: Sequence[Item]) -> list[Any]:
+        """h_o [P, V] of each item, None for text alone."""
+        seen = [item for item in items if item.image_id is not None]
+        images = iter(self.images(seen)) if seen else iter(())
+        return [None if item.image_id is None else next(images) for item in items]

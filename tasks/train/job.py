@@ -6,8 +6,12 @@ from schemas.frozen import Frozen
 from schemas.hints import Hints
 from schemas.taxonomy import Taxonomy
 
-# The loss of every step: a file of each checkpoint and of the stage's artifact.
-CURVE = "losses.parquet"
+# The loss of every step, and the rows of every step: files of each checkpoint and of the stage's
+# artifact.
+CURVE, ORDER = "losses.parquet", "order.parquet"
+# How a loop may end.
+DONE, STOPPED = "done", "stopped"
+STOP = "stop"
 
 
 class Inputs(Frozen):
@@ -41,3 +45,8 @@ class Job(Frozen):
     hints: Hints
     root: str
     progress: str
+
+    @property
+    def stop(self) -> str:
+        """A file whose being there asks the run to end with a checkpoint."""
+        return f"{self.progress.rpartition('/')[0]}/{STOP}"

@@ -5,35 +5,46 @@ plan, dropout from a seed per step. So a killed run that resumes ends with the s
 """
 
 import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from model.checkpoint import TrainingState
 from model.stages import freeze_for
 from model.steps import apply_gradients, new_optimizer, seed_step
 from schemas.config import PartConfig
+from schemas.taxonomy import CLEAN
 from tasks.train.data import Item
-from tasks.train.job import Job
+from tasks.train.faults import culprits
+from tasks.train.job import DONE, STOPPED, Job
+from tasks.train.losses import LOSSES
+from tasks.train.meter import COUNTED
+from tasks.train.rehearsal import rehearse
 from tasks.train.saving import report_checkpoint, restore, restore_optimizer
-from tasks.train.showing import prompt_of
 from tasks.train.worker import Worker, open_worker
 
 
-def train_loop(settings: dict[str, Any]) -> None:
-    """Train the parts of one stage from where the last checkpoint stands to the end."""
+def train_loop(settings: dict[str, Any]) -> str:
+    """Train the parts of one stage from where the last checkpoint stands to the end.
+
+    Returns:
+        DONE, or STOPPED where it was asked to stop and has written a checkpoint first.
+    """
     worker = open_worker(Job.model_validate(settings))
     state = restore(worker)
     names = list(worker.job.config.parts)
     first = names.index(state.part) if state else 0
     for name in names[first:]:
-        _train_part(worker, name, resumed=state if state and state.part == name else None)
+        if _train_part(worker, name, resumed=state if state and state.part == name else None):
+            return STOPPED
+    return DONE
 
 
-def _train_part(worker: Worker, name: str, *, resumed: TrainingState | None) -> None:
+def _train_part(worker: Worker, name: str, *, resumed: TrainingState | None) -> bool:
+    """Returns whether it was stopped before the stage's last step."""
     config = worker.job.config
     part = config.parts[name]
     trained = set(freeze_for(worker.model, config.stage, name))
@@ -41,82 +52,69 @@ def _train_part(worker: Worker, name: str, *, resumed: TrainingState | None) -> 
     optimizer = new_optimizer(list(parameters.values()), part)
     start = 0
     if resumed is not None:
-        start = restore_optimizer(parameters, optimizer).step
+        start = restore_optimizer(worker, parameters, optimizer).step
     worker.model.train()
+    if start < part.steps:
+        rehearse(worker, name, part, partial(backward, worker, name))
     for step in range(start, part.steps):
         began = time.perf_counter()
         seed_step(config.seed, step, worker.rank)
+        with worker.meter.waiting():
+            items = worker.items(step, part)
         optimizer.zero_grad(set_to_none=True)
-        loss = _backward(LOSSES[name](worker, step, part), list(parameters.values()))
-        done = apply_gradients(loss, optimizer, step=step, part=part)
-        point = {"part": name, "step": step + 1, "loss": loss, "lr": done.rate}
+        sums = backward(worker, name, items, step, part)
+        blame = partial(culprits, worker, name, items, step, part)
+        done = apply_gradients(sums["loss"], optimizer, step=step, part=part, blame=blame)
+        point = {"part": name, "step": step + 1, "loss": done.loss, "lr": done.rate}
         point |= {"gradient_norm": done.gradient_norm}
-        worker.losses.append(point)
-        rate = worker.reporter.step(name, step + 1, part, loss, time.perf_counter() - began)
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == part.steps:
-            state = TrainingState(stage=config.stage, part=name, step=step + 1)
-            metrics = {**point, "samples_per_s": rate}
-            report_checkpoint(worker, parameters, optimizer, state, metrics=metrics)
+        worker.note(point, items)
+        seconds = time.perf_counter() - began
+        worker.reporter.step(point, sums, part, worker.meter, seconds=seconds)
+        state = TrainingState(stage=config.stage, part=name, step=step + 1)
+        stopped = sums["stop"] > 0 and not worker.is_last(state)
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == part.steps or stopped:
+            told = {**point, **worker.reporter.figures}
+            report_checkpoint(worker, parameters, optimizer, state, metrics=told, now=stopped)
+        if stopped:
+            worker.reporter.stopped(point)
+            return True
+    return False
 
 
-def _backward(loss: Tensor, parameters: list[nn.Parameter]) -> float:
-    """Gradients and loss summed over workers; each worker's loss is its share of the whole."""
-    loss.backward()
+def backward(
+    worker: Worker, name: str, items: list[Item], step: int, part: PartConfig
+) -> dict[str, float]:
+    """Gradients of the global batch, the same on all workers; returns its counts (COUNTED).
+
+    Args:
+        worker: this process.
+        name: the part that trains; exactly its parameters ask for gradients.
+        items: this worker's share of the global batch.
+        step: from 0.
+        part: how it trains.
+    """
+    device = worker.model.backbone.device
+    loss = torch.zeros((), device=device)
+    for share in LOSSES[name](worker, items, step, part):
+        share.backward()
+        loss += share.detach()
+    types = worker.job.taxonomy.type_ids
+    clean = sum(types[item.risk_type] == CLEAN for item in items)
+    worker.meter.add(loss=loss, clean=clean, risky=len(items) - clean)
+    worker.meter.add(stop=float(worker.reporter.asked_to_stop()))
+    trained = [p for p in worker.model.parameters() if p.requires_grad]
+    return dict(zip(COUNTED, _summed(worker, trained), strict=True))
+
+
+def _summed(worker: Worker, parameters: list[nn.Parameter]) -> list[float]:
+    """The workers' counts and gradients, summed in one collective; gradients are left in place."""
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = torch.cat([loss.detach().reshape(1), *(g.reshape(-1) for g in gradients)])
+    counts = worker.meter.take()
+    flat = torch.cat([counts, *(g.reshape(-1) for g in gradients)])
     if dist.is_initialized():
         dist.all_reduce(flat)
     sizes = [p.numel() for p in parameters]
-    for parameter, gradient in zip(parameters, flat[1:].split(sizes), strict=True):
+    for parameter, gradient in zip(parameters, flat[len(counts) :].split(sizes), strict=True):
         parameter.grad = gradient.view_as(parameter)
-    return float(flat[0])
-
-
-def _total(counts: Tensor) -> Tensor:
-    """Counts summed over all workers; 1 where nothing is counted, as they divide a sum of zeros."""
-    total = counts.detach().float().clone()
-    if dist.is_initialized():
-        dist.all_reduce(total)
-    return torch.where(total > 0, total, 1.0)
-
-
-def _concept_loss(worker: Worker, step: int, part: PartConfig) -> Tensor:
-    items = _items(worker, step, part)
-    seen = [item for item in items if item.image_id is not None]
-    device = worker.model.backbone.device
-    if not seen:
-        _total(torch.zeros(2, device=device))  # the others wait for this worker's counts
-        return 0.0 * sum(p.sum() for p in worker.model.safety.parameters())
-    (of_types, typed), (of_levels, levelled) = worker.model.concept_batch_sums(
-        worker.data.images(seen),
-        [item.question for item in seen],
-        torch.tensor([item.risk_type for item in seen]),
-        torch.tensor([item.risk_level for item in seen]),
-        class_weights=worker.class_weights,
-    )
-    whole = _total(torch.stack([typed, levelled]))
-    return worker.job.config.concept_weight * (of_types / whole[0] + of_levels / whole[1])
-
-
-def _language_loss(worker: Worker, step: int, part: PartConfig) -> Tensor:
-    items = _items(worker, step, part)
-    seen = [item for item in items if item.image_id is not None]
-    images = iter(worker.data.images(seen)) if seen else iter(())
-    features = [None if item.image_id is None else next(images) for item in items]
-    prompts = [prompt_of(worker, item, step, part) for item in items]
-    total, count = worker.model.language_batch_sum(
-        features, prompts, max_text_tokens=worker.job.config.max_text_tokens
-    )
-    return total / _total(count)
-
-
-def _items(worker: Worker, step: int, part: PartConfig) -> list[Item]:
-    return worker.data.batch(step, part.global_batch, worker.rank, worker.world)
-
-
-LOSSES: dict[str, Callable[[Worker, int, PartConfig], Tensor]] = {
-    "concept": _concept_loss,
-    "tokens": _language_loss,
-    "lora": _language_loss,
-    "full": _language_loss,
-}
+    found: list[float] = flat[: len(counts)].tolist()
+    return found

@@ -1,9 +1,12 @@
 """Checkpoints of a running stage, and at its end the model in its published form.
 
 A checkpoint holds all trainable weights of the stage, the optimizer state of the part that runs,
-the losses so far, and after the last step `model/`: what the artifact will be.
+the losses and the rows so far, and after the last step `model/`: what the artifact will be. Its
+last file names all others with their hashes. It is handed to Ray Train, which copies it into the
+run's folder while the steps go on, and makes it known when all of it is there.
 """
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from infra.store import Store
@@ -26,9 +30,11 @@ from model.checkpoint import (
 from model.lora import lora_parameters
 from model.policy import GuardPolicy, fit_policy
 from model.tensors import copy_tensors, read_tensors, write_tensors
+from schemas.errors import StorageError, TrainingError
 from tasks.base_model import FOLDER, known_as
 from tasks.train.data import calibration_items
-from tasks.train.job import CURVE
+from tasks.train.job import CURVE, ORDER
+from tasks.train.seal import damage, seal
 from tasks.train.worker import Worker
 
 WEIGHTS, STATE = "weights.safetensors", "state"
@@ -42,55 +48,133 @@ POINTS = pa.schema(
     ]
 )
 CALIBRATION_BATCH = 256
+log = logging.getLogger(__name__)
 
 
 def restore(worker: Worker) -> TrainingState | None:
-    """Put the latest checkpoint's weights and losses into place; None where there is none."""
+    """Put the latest sound checkpoint's weights, losses and rows into place; None without any.
+
+    Raises:
+        StorageError: there are checkpoints, and none is sound.
+        TrainingError: the checkpoint is of other data, or of another number of workers.
+    """
     import ray.train
 
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
+    newest = ray.train.get_checkpoint()
+    if newest is None:
         return None
-    with checkpoint.as_directory() as folder:
-        path = Path(folder)
-        weights = read_tensors(path / WEIGHTS)
-        copy_tensors(weights, _weights(worker), where=path / WEIGHTS)
-        worker.losses[:] = pq.read_table(path / CURVE).to_pylist()
-        return TrainingState.model_validate_json((path / STATE / "state.json").read_bytes())
+    # The newest is the last of them, unless its worker group has died since.
+    older = [one.checkpoint for one in ray.train.get_all_reported_checkpoints()]
+    for checkpoint in [newest, *(c for c in reversed(older) if c.path != newest.path)]:
+        with checkpoint.as_directory() as folder:
+            if why := damage(Path(folder)):
+                log.warning("checkpoint %s is left out: %s", checkpoint.path, why)
+                continue
+            state = read_checkpoint(worker, Path(folder))
+        worker.checkpoint = checkpoint
+        _agreed(state)
+        return state
+    raise StorageError(
+        f"no checkpoint of this training is sound: delete the folder {Path(newest.path).parent} "
+        "and run the same command again, which then begins from the stage's start"
+    )
+
+
+def read_checkpoint(worker: Worker, folder: Path) -> TrainingState:
+    """Put a sound checkpoint's weights, losses and rows into place.
+
+    Raises:
+        StorageError: files that do not fit.
+        TrainingError: it is of other data, or of another number of workers.
+    """
+    state = TrainingState.model_validate_json((folder / STATE / "state.json").read_bytes())
+    if state.note != (wanted := _note(worker)):
+        told = [f"{k} {state.note.get(k)}, now {v}" for k, v in wanted.items()]
+        raise TrainingError(
+            f"the checkpoint {folder.name} was written for other data or workers "
+            f"({'; '.join(told)}): going on would repeat and skip items. Restore the data, or "
+            "delete the run's folder"
+        )
+    weights = read_tensors(folder / WEIGHTS)
+    copy_tensors(weights, _weights(worker), where=folder / WEIGHTS)
+    worker.losses[:] = pq.read_table(folder / CURVE).to_pylist()
+    worker.order = pq.read_table(folder / ORDER)
+    return state
 
 
 def restore_optimizer(
-    parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW
+    worker: Worker, parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW
 ) -> TrainingState:
-    """Put the latest checkpoint's parameters and moments of the running part into place."""
-    import ray.train
-
-    with ray.train.get_checkpoint().as_directory() as folder:
+    """Put the restored checkpoint's parameters and moments of the running part into place."""
+    with worker.checkpoint.as_directory() as folder:
         return load_state(Path(folder) / STATE, parameters, optimizer)
 
 
-def report_checkpoint(
+def report_checkpoint(  # noqa: PLR0913 - what a checkpoint holds
     worker: Worker,
     parameters: dict[str, nn.Parameter],
     optimizer: torch.optim.AdamW,
     state: TrainingState,
     *,
     metrics: dict[str, Any],
+    now: bool = False,
 ) -> None:
-    """Hand a checkpoint to Ray Train; every rank must call this, rank 0 writes."""
-    import ray.train
+    """Hand a checkpoint to Ray Train; every rank must call this, rank 0 writes.
 
+    The copy into the run's folder goes on beside the next steps, but `now` and after the last step.
+    """
+    import ray.train
+    from ray.train import CheckpointUploadMode as Mode
+
+    worker.gather_order()
     if worker.rank != 0:
         ray.train.report(metrics)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)
-        write_tensors(path / WEIGHTS, _weights(worker))
-        save_state(path / STATE, parameters, optimizer, state)
-        pq.write_table(pa.Table.from_pylist(worker.losses, schema=POINTS), path / CURVE)
-        if worker.is_last(state):
-            _publish(worker, path / FOLDER)
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+    # Deleted by Ray when it is copied.
+    path = Path(tempfile.mkdtemp(prefix="psavlm-checkpoint-"))
+    write_checkpoint(worker, path, parameters, optimizer, state)
+    ray.train.report(
+        metrics,
+        checkpoint=ray.train.Checkpoint.from_directory(path),
+        checkpoint_upload_mode=Mode.SYNC if now or worker.is_last(state) else Mode.ASYNC,
+        delete_local_checkpoint_after_upload=True,
+    )
+
+
+def write_checkpoint(
+    worker: Worker,
+    folder: Path,
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.AdamW,
+    state: TrainingState,
+) -> None:
+    """All files of a checkpoint, and last the one that names them."""
+    state = TrainingState.model_validate({**dict(state), "note": _note(worker)})
+    write_tensors(folder / WEIGHTS, _weights(worker))
+    save_state(folder / STATE, parameters, optimizer, state)
+    pq.write_table(pa.Table.from_pylist(worker.losses, schema=POINTS), folder / CURVE)
+    pq.write_table(worker.order, folder / ORDER)
+    if worker.is_last(state):
+        _publish(worker, folder / FOLDER)
+    seal(folder)
+
+
+def _note(worker: Worker) -> dict[str, Any]:
+    """What a checkpoint is good for, beside stage, part and step."""
+    return {"data": worker.data.digest, "workers": worker.world}
+
+
+def _agreed(state: TrainingState) -> None:
+    """All workers must go on from one step: one that read another copy would ruin the sums."""
+    if not dist.is_initialized():
+        return
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, (state.part, state.step))
+    if len(set(found)) > 1:
+        raise StorageError(
+            f"the workers read checkpoints of different steps ({found}): one of them cannot read "
+            "the newest one; look at the storage of the run's folder, and run the command again"
+        )
 
 
 def _weights(worker: Worker) -> dict[str, Tensor]:
@@ -127,7 +211,8 @@ def _publish(worker: Worker, folder: Path) -> None:
 def _calibrate(worker: Worker, store: Store) -> GuardPolicy:
     """Temperatures and threshold from the calibration split, which no part has trained on."""
     worker.model.eval()
-    items = calibration_items(store.local(worker.job.inputs.labelled), worker.job.taxonomy)
+    labelled, job = store.local(worker.job.inputs.labelled), worker.job
+    items = calibration_items(labelled, job.taxonomy, held_out=job.config.held_out)
     logits = []
     for first in range(0, len(items), CALIBRATION_BATCH):
         batch = items[first : first + CALIBRATION_BATCH]

@@ -1,75 +1,84 @@
-"""How far a run is: rank 0 writes a small file beside the checkpoints, the driver shows it."""
+"""How far a run is, as the driver shows it: what rank 0 writes beside the checkpoints."""
 
-import contextlib
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
+from typing import Any
 
 from infra.faults import troubles
+from infra.registry import Live
 from infra.store import Store
-from schemas.config import PartConfig, TrainConfig
+from schemas.config import TrainConfig
 from tasks.progress import progress
-from tasks.train.job import Job
 
-WRITE_EVERY_S = {True: 0.3, False: 5.0}  # by whether the root is local
 POLL_S = 0.5
 
 
-class Reporter:
-    """Rank 0's side: step, loss and samples per second of the last steps."""
-
-    def __init__(self, job: Job, rank: int) -> None:
-        self.active = rank == 0
-        self.path = job.progress
-        self.files, _ = Store(job.root).filesystem()
-        self.every = WRITE_EVERY_S["://" not in job.root]
-        self.written = 0.0
-        self.seconds = 0.0
-        self.steps = 0
-
-    def step(self, part: str, done: int, config: PartConfig, loss: float, seconds: float) -> float:
-        """Note one finished step; returns samples per second since the last note written."""
-        self.seconds += seconds
-        self.steps += 1
-        rate = self.steps * config.global_batch / self.seconds
-        if self.active and (time.monotonic() - self.written > self.every or done == config.steps):
-            state = {"part": part, "step": done, "steps": config.steps, "loss": round(loss, 5)}
-            state |= {"samples_per_s": round(rate, 1), "pid": os.getpid()}
-            with contextlib.suppress(*_troubles(self.path)):  # only for people to look at
-                self.files.pipe_file(self.path, json.dumps(state).encode())
-            self.written, self.seconds, self.steps = time.monotonic(), 0.0, 0
-        return rate
+# What a line of progress tells beside loss and speed, where it is known.
+SHOWN = {
+    "types_accuracy": "types {:.0%}",
+    "levels_accuracy": "levels {:.0%}",
+    "tokens_accuracy": "tokens {:.0%}",
+    "clean_per_unsafe": "ratio {:.2f}",
+    "data_wait": "waits {:.0%}",
+    "flop_utilisation": "of peak {:.0%}",
+}
+LOG_EVERY_S = 10.0
+State = dict[str, Any]
 
 
 @contextmanager
-def watching(store: Store, path: str, config: TrainConfig) -> Iterator[None]:
-    """Show the run's progress while the driver waits for it."""
+def watching(
+    store: Store, path: str, config: TrainConfig, live: Live | None = None
+) -> Iterator[None]:
+    """Show the run's progress while the driver waits for it; its figures go to MLflow as well."""
     stop = threading.Event()
     total = sum(part.steps for part in config.parts.values())
     with progress(f"{config.stage.value}", total) as tick:
 
         def poll() -> None:
+            logged, last = 0.0, 0
             while not stop.wait(POLL_S):
                 state = _read(store, path)
-                if state:
-                    before = _steps_before(config, str(state["part"]))
-                    note = (
-                        f"{state['part']}  loss {state['loss']}  {state['samples_per_s']} samples/s"
-                    )
-                    tick(before + int(state["step"]), note)
+                if not state:
+                    continue
+                done = _steps_before(config, state["part"]) + int(state["step"])
+                tick(done, noted(state))
+                if live and done > last and time.monotonic() - logged > LOG_EVERY_S:
+                    logged, last = time.monotonic(), done
+                    live.log(_figures(state), done)
 
         # With this thread's context, which knows the Prefect task whose progress it is.
         thread = threading.Thread(target=copy_context().run, args=(poll,), daemon=True)
         thread.start()
+        well = False
         try:
             yield
+            well = True
         finally:
             stop.set()
             thread.join()
+            if live:
+                live.end(well=well)
+
+
+def noted(state: State) -> str:
+    """Where a part stands, in one line."""
+    told = [state["part"], f"loss {state['loss']}", f"{state['samples_per_s']} samples/s"]
+    told += [text.format(state[name]) for name, text in SHOWN.items() if name in state]
+    return "  ".join(told)
+
+
+def _figures(state: State) -> dict[str, float]:
+    """The numbers of a state, by the part that they are of."""
+    return {
+        f"{state['part']}/{name}": float(value)
+        for name, value in state.items()
+        if isinstance(value, int | float) and name not in ("pid", "steps", "stopped")
+    }
 
 
 def _steps_before(config: TrainConfig, part: str) -> int:
@@ -77,7 +86,7 @@ def _steps_before(config: TrainConfig, part: str) -> int:
     return sum(config.parts[name].steps for name in names[: names.index(part)])
 
 
-def _read(store: Store, path: str) -> dict[str, str | int | float] | None:
+def _read(store: Store, path: str) -> State | None:
     files, _ = store.filesystem()
     try:
         return json.loads(files.cat_file(path))

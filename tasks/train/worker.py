@@ -1,21 +1,33 @@
 """One process of a training run: its model, its data, its place among the others."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
 import torch
+import torch.distributed as dist
 
 from infra.store import Store
 from model.backbone import Backbone
 from model.checkpoint import TrainingState, load_model
 from model.lora import add_lora
+from model.precision import base_type, recompute
 from model.psavlm import PsaVlm
-from schemas.config import Stage
+from schemas.config import PartConfig, Stage
 from tasks.base_model import FOLDER
 from tasks.credentials import use_credentials
-from tasks.train.data import TrainingData
+from tasks.train.data import Item, TrainingData
 from tasks.train.job import Job
-from tasks.train.watch import Reporter
+from tasks.train.meter import Meter
+from tasks.train.reporter import Reporter
+
+if TYPE_CHECKING:
+    from ray.train import Checkpoint
+
+# What was trained on: `row` is the place among the balanced rows sorted by sample_id, as in
+# plan.parquet; a global batch's rows stand in the order of the workers.
+ROWS_SEEN = pa.schema([("part", pa.string()), ("step", pa.int32()), ("row", pa.int32())])
 
 
 @dataclass
@@ -33,6 +45,37 @@ class Worker:
     donors: dict[tuple[int, int], list[str]] = field(default_factory=dict)
     # One row a step of rank 0, also of the steps before a resume: what the loss curves show.
     losses: list[dict[str, Any]] = field(default_factory=list)
+    # Of all workers, up to the last checkpoint; rank 0 alone needs it.
+    order: pa.Table = field(default_factory=ROWS_SEEN.empty_table)
+    # This worker's own since then: part, step, rows.
+    trained: list[tuple[str, int, "np.ndarray"]] = field(default_factory=list)
+    meter: Meter = field(default_factory=Meter)
+    # The checkpoint that this process goes on from.
+    checkpoint: "Checkpoint | None" = None
+
+    def items(self, step: int, part: PartConfig) -> list[Item]:
+        """This worker's share of a global batch."""
+        return self.data.batch(step, part.global_batch, self.rank, self.world)
+
+    def note(self, point: dict[str, Any], items: list[Item]) -> None:
+        """Keep a step's point of the curve, and the rows that it was trained on."""
+        self.losses.append(point)
+        self.trained.append((point["part"], point["step"], self.data.row_numbers(items)))
+
+    def gather_order(self) -> None:
+        """Add all workers' rows since the last checkpoint to `order`; every rank must call this."""
+        shares = [self.trained]
+        if dist.is_initialized():
+            shares = [[] for _ in range(self.world)]
+            dist.all_gather_object(shares, self.trained)
+        self.trained = []
+        steps = [self.order]
+        for same in zip(*shares, strict=True):
+            part, step, _ = same[0]
+            rows = np.concatenate([rows for _, _, rows in same])
+            names, numbers = pa.repeat(part, len(rows)), pa.repeat(pa.scalar(step), len(rows))
+            steps.append(pa.table([names, numbers.cast("int32"), pa.array(rows)], ROWS_SEEN))
+        self.order = pa.concat_tables(steps)
 
     def is_last(self, state: TrainingState) -> bool:
         """Whether a state is the end of the whole stage."""
@@ -60,13 +103,14 @@ def open_worker(job: Job) -> Worker:
         of_types, of_levels = data.class_weights()
         weights = of_types.to(get_device()), of_levels.to(get_device())
     donors = data.donors() if job.config.method.shows_concepts else {}
-    reporter = Reporter(job, rank)
-    return Worker(job, model, data, rank, world, reporter, class_weights=weights, donors=donors)
+    meter = Meter(get_device())
+    told: dict[str, Any] = {"class_weights": weights, "donors": donors, "meter": meter}
+    return Worker(job, model, data, rank, world, Reporter(job, rank), **told)
 
 
 def _load(job: Job, store: Store) -> PsaVlm:
     config = job.config
-    backbone = Backbone.load(str(store.local(job.inputs.base) / FOLDER))
+    backbone = Backbone.load(str(store.local(job.inputs.base) / FOLDER), dtype=base_type(config))
     if job.inputs.start is not None:
         model, _ = load_model(store.local(job.inputs.start) / FOLDER, backbone)
         backbone.freeze()
@@ -80,4 +124,5 @@ def _load(job: Job, store: Store) -> PsaVlm:
         )
     if "lora" in config.parts:
         add_lora(backbone, config.method, seed=config.seed)
+    recompute(backbone, config.recompute)
     return model

@@ -1,0 +1,167 @@
+"""`psavlm benchmark`: a model on a published benchmark, counted as its authors count."""
+
+import json as jsonlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.options import DEFAULT_ROOT, Json, Preset, Root
+from schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from schemas.artifact import Artifact
+    from schemas.benchmark import BenchmarkConfig, BenchmarkReport
+    from schemas.report import Metric
+
+
+def register(app: typer.Typer) -> None:
+    """Add the sub-command."""
+    example = "psavlm benchmark pope --data POPE --model champion"
+    app.command("benchmark", epilog=f"Example: {example}")(benchmark)
+
+
+def benchmark(  # noqa: PLR0913 - the options are the command's own
+    name: Annotated[str, typer.Argument(help="Which; nothing lists them all.")] = "",
+    data: Annotated[str, typer.Option(help="The folder of your copy, local or s3://.")] = "",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="base, champion, a version, an artifact's address, a Hugging Face folder, "
+            "https://host/v1#model, or answers:FILE."
+        ),
+    ] = "",
+    judge: Annotated[
+        str,
+        typer.Option(help="phrases:NAME or https://host/v1#model; empty is the benchmark's own."),
+    ] = "",
+    second_judge: Annotated[str, typer.Option(help="Another judge, for agreement.")] = "",
+    rubric: Annotated[
+        str, typer.Option(help="What a judging model is asked: a shipped name or a .toml file.")
+    ] = "",
+    rule: Annotated[str, typer.Option(help="A way to count; empty is the official one.")] = "",
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many items, chosen by hash.", min=1)
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Questions at once.", min=1)] = 16,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer; empty is the benchmark's own.", min=1)
+    ] = None,
+    prices: Annotated[
+        str, typer.Option(help="Of a million tokens to and from the judge, such as 2.5,10.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for rows, report and other tools' forms.")
+    ] = None,
+    preset: Preset = "tiny",
+    root: Root = DEFAULT_ROOT,
+    json: Json = False,
+) -> None:
+    """Ask a model a benchmark's questions, judge the answers, and count as its authors do."""
+    if not name:
+        _list(json)
+        return
+    if not data or not model:
+        raise ConfigError(
+            f"benchmark {name!r} needs --data, the folder of your copy, and --model; "
+            "psavlm benchmark lists what each folder holds"
+        )
+    from schemas.benchmark import BenchmarkConfig
+
+    config = BenchmarkConfig(
+        name=name,
+        data=data,
+        rule=rule,
+        judge=judge,
+        second_judge=second_judge,
+        rubric=rubric,
+        limit=limit,
+        batch=batch,
+        max_new_tokens=max_new_tokens,
+        prices=_prices(prices),
+    )
+    artifact, report = _examined(config, model, preset=preset, root=root, out=out)
+    _show(artifact, report, json)
+
+
+def _examined(
+    config: "BenchmarkConfig", model: str, *, preset: str, root: str, out: Path | None
+) -> tuple["Artifact", "BenchmarkReport"]:
+    from flows.cli.settings import connect
+    from infra.store import Store
+    from tasks.credentials import use_credentials
+    from tasks.examine import examine, export_results, read_report
+    from tasks.respond import choose_responder
+
+    if out and out.exists():
+        raise ConfigError(f"--out {str(out)!r} exists already: give a new folder")
+    connect()
+    use_credentials()
+    store = Store(root)
+    store.check()
+    artifact = examine(config, choose_responder(model, store=store, preset=preset), store=store)
+    if out:
+        export_results(artifact, out, store=store)
+    return artifact, read_report(artifact, store=store)
+
+
+def _prices(text: str) -> tuple[float, float] | None:
+    if not text:
+        return None
+    parts = text.split(",")
+    try:
+        given, taken = (float(part) for part in parts)
+    except ValueError:
+        raise ConfigError(f"--prices {text!r}: give two numbers, such as 2.5,10") from None
+    if not (0 <= given < float("inf") and 0 <= taken < float("inf")):
+        raise ConfigError(f"--prices {text!r}: a price is 0 or more")
+    return given, taken
+
+
+def _list(json: bool) -> None:
+    from tasks.benchmarks.registry import BENCHMARKS
+
+    found = sorted(BENCHMARKS.items())
+    if json:
+        lines = [
+            {
+                "name": name,
+                "about": one.about,
+                "layout": one.layout,
+                "judged_by": one.judged_by,
+                "phrases": one.phrases,
+                "rubric": one.rubric,
+                "rules": dict(one.rules),
+                "licence": one.licence,
+                "caveat": one.caveat,
+            }
+            for name, one in found
+        ]
+        sys.stdout.write(jsonlib.dumps({"benchmarks": lines}) + "\n")
+        return
+    for name, one in found:
+        typer.echo(f"{name:<15} {one.about}")
+        typer.echo(f"{'':<15} --data: {one.layout}")
+
+
+def _show(artifact: "Artifact", report: "BenchmarkReport", json: bool) -> None:
+    if json:
+        told = {"artifact": artifact.model_dump(mode="json"), **report.model_dump(mode="json")}
+        sys.stdout.write(jsonlib.dumps(told) + "\n")
+        return
+    typer.echo(f"{report.benchmark}: {report.items} items, {report.model}, {report.judge}")
+    for name, value in report.official.items():
+        typer.echo(f"  {name:<40} {value:.2f}")
+    for name, metric in report.measures.items():
+        typer.echo(f"  {name:<40} {_interval(metric)}")
+    if report.agreement:
+        told = report.agreement.model_dump(exclude_none=True)
+        typer.echo("  agreement: " + ", ".join(f"{key} {value}" for key, value in told.items()))
+    for caveat in report.caveats:
+        typer.echo(f"  note: {caveat}")
+    typer.echo(artifact.uri)
+
+
+def _interval(metric: "Metric") -> str:
+    return f"{metric.value:.3f}  [{metric.low:.3f}, {metric.high:.3f}], n = {metric.n}"

@@ -1,0 +1,112 @@
+"""The lines of a comparison: sides, items, answers, page; plainly or as Prefect tasks."""
+
+from collections.abc import Sequence
+
+from flows.line import Do, pipeline, up_to
+from infra.store import Store
+from schemas.artifact import Artifact
+from schemas.comparison import CompareConfig
+from schemas.config import PipelineConfig
+from schemas.decision import Version
+from schemas.errors import ConfigError, StorageError
+from tasks.card import Scored
+from tasks.compare import answered, chosen_items, compare_models, find_side, history_table
+from tasks.compare.sides import Asking, Side, find_sides
+
+
+def compare_sides(
+    names: tuple[str, str], items: str, config: PipelineConfig, *, do: Do, store: Store
+) -> dict[str, Artifact]:
+    """The page of two models (`compare`) and the answers behind it (`old`, `new`).
+
+    Args:
+        names: of the old model and of the new one.
+        items: address of a labelled snapshot; empty is what the new model was trained on, else
+            the old one, else the preset's own.
+        config: the preset's: how items are asked and images encoded.
+        do: calls a step.
+        store: where artifacts live.
+    """
+    sides, answers, labelled = both_answers(names, items, config, do=do, store=store)
+    told = (sides[0].name, sides[1].name)
+    page = do("compare", compare_models, CompareConfig(), told, answers, labelled, store=store)
+    return {"compare": page, "old": answers[0], "new": answers[1]}
+
+
+def both_answers(
+    names: tuple[str, str], items: str, config: PipelineConfig, *, do: Do, store: Store
+) -> tuple[tuple[Side, Side], tuple[Artifact, Artifact], Artifact]:
+    """Both sides, their judged answers, and the items; as `compare_sides`."""
+    old, new = find_sides(names, store=store)
+    labelled = chosen_items(items, (old, new))
+    if labelled is None:
+        labelled = up_to(pipeline(config, store=store, do=do), "validate")["validate"]
+    asking = Asking(config.evaluate, config.encode, labelled, store, do)
+    return (old, new), (answered(old, asking), answered(new, asking)), labelled
+
+
+def compare_versions(
+    versions: Sequence[Version], items: str, config: PipelineConfig, *, do: Do, store: Store
+) -> Artifact:
+    """The page of all registered versions on common items.
+
+    Args:
+        versions: as registered, in order.
+        items: address of a labelled snapshot; empty is what the newest version learned on.
+        config: the preset's.
+        do: calls a step.
+        store: where artifacts live.
+
+    Raises:
+        ConfigError: no version is there that names its items.
+    """
+    sides = {}
+    for one in versions:
+        try:
+            sides[one.version] = find_side(one.uri, store=store)
+        except StorageError:  # told in the table
+            continue
+    labelled = chosen_items(items, list(sides.values()))
+    if labelled is None or not sides:
+        raise ConfigError(
+            f"of {len(versions)} registered versions none is there that names its items: give "
+            "--items, or register a model first (psavlm run)"
+        )
+    asking = Asking(config.evaluate, config.encode, labelled, store, do)
+    found = {number: answered(side, asking) for number, side in sides.items()}
+    return do("history", history_table, CompareConfig(), versions, found, labelled, store=store)
+
+
+def score_card(  # noqa: PLR0913 - a model, how it is called, its items
+    address: str, name: str, items: str, config: PipelineConfig, *, do: Do, store: Store
+) -> Scored:
+    """What a model's card says: the model and its base on the same items.
+
+    Args:
+        address: of a trained stage.
+        name: what people call it, if it is registered.
+        items: address of a labelled snapshot; empty is what the model was trained on.
+        config: the preset's.
+        do: calls a step.
+        store: where artifacts live.
+
+    Raises:
+        ConfigError: the address is not that of a trained stage, or the items are not known.
+    """
+    side = find_side(address, store=store)
+    if side.model is None or side.base is None:
+        raise ConfigError(f"{address!r} is no trained stage: give one of stage1 or stage2")
+    trained_on = chosen_items("", [side])
+    labelled = chosen_items(items, [side])
+    if labelled is None:
+        raise ConfigError(f"{address!r} does not say what it was trained on: give --items")
+    asking = Asking(config.evaluate, config.encode, labelled, store, do)
+    return Scored(
+        name=f"psavlm {name or side.model.step} {side.model.fingerprint[:8]}",
+        model=side.model,
+        base=side.base,
+        evaluated=answered(side, asking),
+        base_evaluated=answered(Side("base", base=side.base), asking),
+        items=labelled,
+        trained_on=trained_on,
+    )

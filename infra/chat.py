@@ -1,0 +1,219 @@
+"""Questions to an OpenAI-compatible endpoint: retries with backoff, tokens counted, no key kept.
+
+The key comes from the environment, travels in one header, and is in no message, log or artifact.
+An endpoint's own words about an error are not repeated: some repeat the key.
+"""
+
+import base64
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from schemas.errors import ConfigError, PsavlmError, ServerError
+
+if TYPE_CHECKING:
+    import httpx
+
+KEYS = ("PSAVLM_ENDPOINT_KEY", "OPENAI_API_KEY")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+AT_ONCE = 8
+LONGEST_WAIT_S = 30.0
+TOO_MANY, BROKEN = 429, 500
+# What an endpoint says of one question, such as a filter's refusal: asking again changes nothing.
+OF_THE_QUESTION = (400, 413, 422)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: a text, and the encoded bytes of an image if there is one."""
+
+    text: str
+    image: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A text and the tokens that were paid; `fault` says why an endpoint gave no text."""
+
+    text: str
+    tokens_in: int = 0
+    tokens_out: int = 0
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """An endpoint as `https://host/v1#model`.
+
+    Args:
+        address: the base address that ends before `/chat/completions`, and after # the model.
+        tries: how often a question is asked that fails for a passing reason.
+        wait_s: before the second try; it doubles with each.
+        timeout_s: of one try.
+
+    Raises:
+        ConfigError: no such address, one with credentials in it, or a key that would be sent in
+            the clear to another machine.
+    """
+
+    address: str
+    tries: int = 6
+    wait_s: float = 1.0
+    timeout_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.address)
+        if parts.scheme not in ("http", "https") or not parts.hostname or not parts.fragment:
+            raise ConfigError(
+                "an endpoint is given as https://host/v1#model, the address that its API begins "
+                "with and after # the model's name there"
+            )
+        if parts.username or parts.password or parts.query:
+            raise ConfigError(
+                "an endpoint's address must hold no credentials: put the key into the environment "
+                f"variable {KEYS[0]}"
+            )
+        if _key() and parts.scheme == "http" and parts.hostname not in LOOPBACK:
+            raise ConfigError(
+                f"a key is set ({' or '.join(KEYS)}) and {parts.hostname} is asked without "
+                "encryption: use https://, or unset the key"
+            )
+
+    @property
+    def model(self) -> str:
+        """The model's name at the endpoint."""
+        return urlsplit(self.address).fragment
+
+    @property
+    def url(self) -> str:
+        """Where questions go."""
+        return f"{self.address.partition('#')[0].rstrip('/')}/chat/completions"
+
+    def ask_all(
+        self, questions: Sequence[Question], *, max_tokens: int, kept: Callable[[int, Reply], None]
+    ) -> None:
+        """Ask all, several at once; `kept` is told place and reply of each as soon as it is there.
+
+        Raises:
+            ConfigError, ServerError: as `ask`, after those that were under way have been told.
+        """
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            asked = {
+                pool.submit(self.ask, one, max_tokens=max_tokens): place
+                for place, one in enumerate(questions)
+            }
+            failed: PsavlmError | None = None
+            for done in as_completed(asked):
+                try:
+                    kept(asked[done], done.result())
+                except PsavlmError as error:
+                    failed = failed or error
+                    pool.shutdown(wait=False, cancel_futures=True)
+                except CancelledError:
+                    continue
+        if failed:
+            raise failed
+
+    def ask(self, question: Question, *, max_tokens: int) -> Reply:
+        """The reply at temperature 0.
+
+        Raises:
+            ConfigError: the endpoint does not know the key or the model.
+            ServerError: it fails or breaks off, try after try.
+        """
+        why = ""
+        for number in range(self.tries):
+            if number:
+                time.sleep(self._pause(number, why))
+            found, why = self._try(question, max_tokens)
+            if found is not None:
+                return found
+        raise ServerError(
+            f"the endpoint of {self.model!r} failed {self.tries} times ({why.partition(';')[0]}): "
+            "see whether it is up, then run the same command again: what was answered is kept"
+        )
+
+    def _pause(self, number: int, why: str) -> float:
+        """Seconds before a try: what the endpoint asks for, else twice as long each time."""
+        asked = why.partition(";")[2]
+        wait = float(asked) if asked else self.wait_s * 2 ** (number - 1)
+        return min(wait, LONGEST_WAIT_S)
+
+    def _try(self, question: Question, max_tokens: int) -> tuple[Reply | None, str]:
+        """The reply, or None and why another try may help (with `;seconds` if it is told when)."""
+        import httpx
+
+        try:
+            answer = self._client.post(self.url, json=self._body(question, max_tokens))
+        except httpx.HTTPError as error:
+            return None, type(error).__name__
+        status = answer.status_code
+        if status in OF_THE_QUESTION:
+            return Reply("", fault=f"http_{status}"), ""
+        if status == TOO_MANY or status >= BROKEN:
+            after = answer.headers.get("retry-after", "")
+            return None, f"HTTP {status};{after if after.isdecimal() else ''}"
+        if status != httpx.codes.OK:
+            raise ConfigError(
+                f"the endpoint answers HTTP {status} to a question for {self.model!r}: check its "
+                f"address, the model's name after #, and the key in {KEYS[0]}"
+            )
+        reply = _read(answer)
+        return reply, "" if reply else "an answer that is cut or no chat completion"
+
+    def _body(self, question: Question, max_tokens: int) -> dict[str, Any]:
+        content: Any = question.text
+        if question.image is not None:
+            data = base64.b64encode(question.image).decode()
+            url = f"data:{_kind(question.image)};base64,{data}"
+            picture = {"type": "image_url", "image_url": {"url": url}}
+            content = [picture, {"type": "text", "text": question.text}]
+        return {
+            "model": self.model,
+            "messages": [{"role": "user", "content": content}],
+            "temperature": 0,
+            "max_tokens": max_tokens,
+        }
+
+    @cached_property
+    def _client(self) -> "httpx.Client":
+        import httpx
+
+        headers = {"Authorization": f"Bearer {_key()}"} if _key() else {}
+        # No proxies from the environment for this machine itself, and no redirect with a key.
+        here = urlsplit(self.address).hostname in LOOPBACK
+        return httpx.Client(headers=headers, timeout=self.timeout_s, trust_env=not here)
+
+
+def _key() -> str:
+    return next((key for name in KEYS if (key := os.environ.get(name, "").strip())), "")
+
+
+def _kind(image: bytes) -> str:
+    """The media type by the first bytes."""
+    if image.startswith(b"\x89PNG"):
+        return "image/png"
+    if image[:4] == b"RIFF":
+        return "image/webp"
+    return "image/gif" if image.startswith(b"GIF") else "image/jpeg"
+
+
+def _read(answer: "httpx.Response") -> Reply | None:
+    """What a chat completion holds; None for what is none."""
+    try:
+        body = answer.json()
+        choice = body["choices"][0]
+        text = choice["message"].get("content") or ""
+        used = body.get("usage") or {}
+        tokens = (int(used.get("prompt_tokens", 0)), int(used.get("completion_tokens", 0)))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return None
+    filtered = choice.get("finish_reason") == "content_filter" and not text
+    if not isinstance(text, str):
+        return None
+    return Reply(text, *tokens, fault="content_filter" if filtered else "")

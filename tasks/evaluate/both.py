@@ -1,0 +1,99 @@
+"""Evaluate a guard at every threshold: each item answered with the guard silent and with it acting.
+
+An answer depends on whether the guard acts and not on why, so that two answers an item and its risk
+score are the whole trade of risky requests obeyed against benign ones refused.
+"""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.fingerprint import content_hash
+from infra.store import Store
+from schemas.artifact import Artifact
+from schemas.config import EvaluateConfig
+from schemas.policies import operators_policy
+from schemas.taxonomy import CLEAN, load_taxonomy
+from tasks.base_model import FOLDER, libraries
+from tasks.evaluate.judging import Judge
+from tasks.evaluate.step import ITEMS, held_out_rows, judged_item, question_of
+from tasks.evaluate.step import VERSION as EVALUATE_VERSION
+from tasks.progress import progress
+
+STEP, VERSION = "evaluate_both_ways", 1
+
+
+def evaluate_both_ways(
+    config: EvaluateConfig,
+    base: Artifact,
+    labelled: Artifact,
+    features: Artifact,
+    model: Artifact,
+    *,
+    store: Store,
+) -> Artifact:
+    """`items.parquet`: a judged row per item and way (column `way`: silent, acting).
+
+    Args:
+        config: answers and judging.
+        base: the base model.
+        labelled: its test split is what is asked.
+        features: the encoder's features of the same images.
+        model: a trained stage with a head.
+        store: where artifacts live.
+
+    Raises:
+        DataError: no test items.
+    """
+    parents = {"base": base, "labelled": labelled, "features": features, "model": model}
+    taxonomy = load_taxonomy(config.taxonomy)
+    policy = operators_policy(config.policy, taxonomy=taxonomy)
+    hashes = {"taxonomy": content_hash(taxonomy), "policy": content_hash(policy)}
+    return store.artifact(
+        STEP,
+        VERSION,
+        config=config,
+        parents=parents,
+        # How items are asked and judged is the evaluation's own.
+        inputs={"evaluate": str(EVALUATE_VERSION), **hashes, **libraries()},
+        build=lambda folder: _build(config, parents, store, folder),
+    )
+
+
+def read_both_ways(artifact: Artifact, *, store: Store) -> pa.Table:
+    """The judged rows, each item twice."""
+    return pq.read_table(store.local(artifact) / ITEMS)
+
+
+def _build(
+    config: EvaluateConfig, parents: dict[str, Artifact], store: Store, folder: Path
+) -> dict[str, int]:
+    from tasks.evaluate.operate import Asked, Operator
+
+    rows = held_out_rows(store.local(parents["labelled"]))
+    operator = Operator(
+        store.local(parents["base"]) / FOLDER,
+        store.local(parents["model"]) / FOLDER,
+        parents["features"],
+        policy=operators_policy(config.policy, taxonomy=load_taxonomy(config.taxonomy)),
+        batch=config.batch,
+    )
+    asked = [
+        Asked(
+            row["image_ids"][0] if row["image_ids"] else None,
+            question_of(row),
+            row["risk_type"] == CLEAN,
+        )
+        for row in rows
+    ]
+    with progress(f"evaluate {parents['model'].step} both ways", len(rows)) as tick:
+        ways = operator.both_ways(asked, max_new_tokens=config.max_new_tokens, tick=tick)
+    judge = Judge.of(rows, config.refusal_markers)
+    judged = [
+        {"way": way, **judged_item(row, answer, judge)}
+        for way, answers in ways.items()
+        for row, answer in zip(rows, answers, strict=True)
+    ]
+    pq.write_table(pa.Table.from_pylist(judged), folder / ITEMS)
+    return {"items": len(rows), "ways": len(ways)}

@@ -1,0 +1,121 @@
+"""Answers to all items: from the cache where they are known, in batches where they are not."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from infra.answers import AnswerCache
+from schemas.samples import RawReject
+from tasks.benchmarks.item import Item
+from tasks.examine.pictures import Shown, shown
+from tasks.progress import progress
+from tasks.respond import Answering, Ask, Responder, Told
+
+NAMES = ("question_id", "index")
+# Raised when the same model would answer otherwise: another template, another decoding.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An item, what was shown with it, and the answer."""
+
+    item: Item
+    image_id: str | None
+    data: bytes | None
+    told: Told
+
+
+class Answerer:
+    """Asks a responder; what it has answered with these settings is asked no second time.
+
+    Args:
+        responder: who answers.
+        batch: questions at once. It is a part of the cache's key: in half precision the batch may
+            change an answer.
+        longest: tokens of an answer.
+        ranked: the items' options are ranked, and the answer is the likeliest one's letter.
+    """
+
+    def __init__(
+        self, responder: Responder, *, batch: int, longest: int, ranked: bool = False
+    ) -> None:
+        self.responder = responder
+        self.ranked = ranked
+        self.batch = batch
+        self.longest = longest
+        settings = {"version": VERSION, "batch": batch, "max_new_tokens": longest}
+        settings |= {"ranked": True} if ranked else {}
+        self.cache = AnswerCache({"model": responder.identity, **settings})
+        self._answering: Answering | None = None
+
+    def answers(self, items: Sequence[Item]) -> Iterator[list[Answered | RawReject]]:
+        """Batches of answered items and rejects: like lengths together, the same on every run.
+
+        Raises:
+            PsavlmError: the model cannot be opened, or its endpoint fails; what was answered is
+                kept.
+        """
+        names = _names(items)
+        numbers = range(len(items))
+        order = sorted(numbers, key=lambda i: (not items[i].images, len(items[i].prompt), i))
+        with progress(f"ask {self.responder.name}", len(items)) as tick:
+            for first in range(0, len(order), self.batch):
+                places = order[first : first + self.batch]
+                pictured = [(i, shown(items[i])) for i in places]
+                yield from [self._batch(items, names, pictured)]
+                tick(first + len(places), "items")
+
+    def _batch(
+        self,
+        items: Sequence[Item],
+        names: Sequence[tuple[str, ...]],
+        pictured: Sequence[tuple[int, Shown | RawReject]],
+    ) -> list[Answered | RawReject]:
+        asks: list[Ask] = []
+        for i, seen in pictured:
+            if isinstance(seen, Shown) and self.cache.get(_key(items[i], seen)) is None:
+                asks.append(self._ask(items[i], names[i], i, seen))
+        if asks:
+            shows = {i: seen for i, seen in pictured if isinstance(seen, Shown)}
+            keys = [_key(items[ask.number], shows[ask.number]) for ask in asks]
+            self._open()(asks, self.longest, lambda n, told: self._keep(keys[n], told))
+        return [
+            seen if isinstance(seen, RawReject) else self._told(items[i], seen)
+            for i, seen in pictured
+        ]
+
+    def _ask(self, item: Item, names: tuple[str, ...], number: int, seen: Shown) -> Ask:
+        if self.ranked:
+            options = dict(item.options)
+            return Ask(names, number, item.ranked, seen.picture, seen.data, options)
+        return Ask(names, number, item.prompt, seen.picture, seen.data)
+
+    def _open(self) -> Answering:
+        """The model, opened when the first question is not in the cache."""
+        if self._answering is None:
+            self._answering = self.responder.open()
+        return self._answering
+
+    def _keep(self, key: dict[str, Any], told: Told) -> None:
+        self.cache.add(key, asdict(told))
+
+    def _told(self, item: Item, seen: Shown) -> Answered:
+        kept = self.cache.get(_key(item, seen))
+        assert kept is not None
+        return Answered(item, seen.image_id, seen.data, Told(**kept))
+
+
+def _key(item: Item, seen: Shown) -> dict[str, Any]:
+    # The id, too: two items may ask the same, and a file of answers has one for each.
+    return {"id": item.id, "prompt": item.prompt, "image": seen.image_id or ""}
+
+
+def _names(items: Sequence[Item]) -> list[tuple[str, ...]]:
+    """What each item is called in files of answers: its id, and names that only it has."""
+    known = Counter(item.facts[name] for item in items for name in NAMES if name in item.facts)
+    return [
+        (item.id, *(f for name in NAMES if (f := item.facts.get(name)) and known[f] == 1))
+        for item in items
+    ]

@@ -1,0 +1,95 @@
+"""The step: a benchmark's items, answers, verdicts and numbers as one artifact."""
+
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from infra.address import split_uri
+from infra.fingerprint import content_hash
+from infra.store import Store
+from schemas.artifact import Artifact
+from schemas.benchmark import BenchmarkConfig, BenchmarkReport
+from schemas.errors import ConfigError
+from tasks.benchmarks.data import Data
+from tasks.benchmarks.registry import benchmark_named
+from tasks.examine.work import ITEMS, REPORT, Examination, work
+from tasks.judges import choose_judge
+from tasks.respond import Responder
+
+STEP, VERSION = "benchmark", 1
+# Where the data lie does not matter, and the judges are in the settings by what they are.
+NOT_PRINTED = {"data", "judge", "second_judge", "rubric"}
+
+
+def examine(config: BenchmarkConfig, responder: Responder, *, store: Store) -> Artifact:
+    """`items.parquet`, `rejects.parquet` and `report.json` of a model on a benchmark.
+
+    Killed and run again it asks neither model nor judge what they have answered (infra/answers.py).
+
+    Raises:
+        ConfigError: an unknown benchmark, rule or judge.
+        DataError: the folder is not laid out as the benchmark's, or none of its items can be asked.
+        ServerError: an endpoint that fails, try after try.
+    """
+    exam = prepared(config, responder)
+    judges = {"judge": exam.judge.identity}
+    judges |= {"second": exam.second.identity} if exam.second else {}
+    settings = {
+        **config.model_dump(mode="json", exclude=NOT_PRINTED),
+        "rule": exam.rule,
+        "max_new_tokens": exam.longest,
+        "judges": judges,
+    }
+    # Lineage ends at the root: a model that lies elsewhere is an input by its fingerprint.
+    here = {
+        role: parent
+        for role, parent in responder.parents.items()
+        if split_uri(parent.uri)[0] == store.root
+    }
+    return store.artifact(
+        STEP,
+        VERSION,
+        config=settings,
+        parents=here,
+        inputs={"data": exam.data.identity, "model": content_hash(responder.identity)},
+        build=lambda folder: work(exam, folder),
+    )
+
+
+def prepared(config: BenchmarkConfig, responder: Responder) -> Examination:
+    """Benchmark, folder, rule and judges by their names; raises as `examine`."""
+    benchmark = benchmark_named(config.name)
+    rule = config.rule or next(iter(benchmark.rules))
+    if rule not in benchmark.rules:
+        raise ConfigError(
+            f"--rule {rule!r}: {config.name} counts by {', '.join(benchmark.rules)}; "
+            "psavlm benchmark --json tells what each does"
+        )
+    if rule in benchmark.ranked_by and not responder.ranks:
+        others = [name for name in benchmark.rules if name not in benchmark.ranked_by]
+        raise ConfigError(
+            f"by rule {rule!r} {config.name} ranks the losses of options, which an endpoint does "
+            f"not tell: choose --rule {' or '.join(others)}"
+        )
+    data = Data(config.name, config.data, benchmark.layout)
+    words = (config.judge, config.second_judge)
+    if config.rubric and not any("://" in word for word in words):
+        raise ConfigError(
+            f"--rubric {config.rubric!r} is for a judging model: add --judge https://host/v1#model"
+        )
+    judges = [
+        choose_judge(word, config.name, benchmark, data=data, rule=rule, rubric=config.rubric)
+        for word in words
+    ]
+    second = judges[1] if config.second_judge else None
+    return Examination(config, benchmark, data, rule, responder, judges[0], second)
+
+
+def read_report(artifact: Artifact, *, store: Store) -> BenchmarkReport:
+    """The numbers of a benchmark's artifact."""
+    return BenchmarkReport.model_validate_json((store.local(artifact) / REPORT).read_bytes())
+
+
+def read_rows(artifact: Artifact, *, store: Store) -> list[dict[str, Any]]:
+    """The judged rows (rows.ROWS) of a benchmark's artifact, maps as dictionaries."""
+    return pq.read_table(store.local(artifact) / ITEMS).to_pylist(maps_as_pydicts="strict")

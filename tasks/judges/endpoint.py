@@ -1,0 +1,103 @@
+"""A language model as judge, behind any OpenAI-compatible endpoint, asked by a rubric.
+
+Its reply is read strictly: what is no number or label is `unscored`, never 0 and never guessed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+from infra.answers import AnswerCache
+from infra.chat import Chat, Question, Reply
+from infra.fingerprint import content_hash
+from schemas.rubrics import GENERAL, Rubric
+from tasks.benchmarks.item import Item, Verdict
+from tasks.judges.judge import UNSCORED, Given, Judgement, Kind
+
+
+@dataclass(frozen=True)
+class EndpointJudge:
+    """A judging model with its rubric; what it has judged is kept in the answer cache."""
+
+    chat: Chat
+    rubric: Rubric
+    kind: Kind = field(default="endpoint", init=False)
+
+    @property
+    def name(self) -> str:
+        """Such as `endpoint:judge-model:risk@1`."""
+        return f"endpoint:{self.chat.model}:{self.rubric.name}@{self.rubric.version}"
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Endpoint, model and the rubric by content."""
+        return {"judge": self.name, "url": self.chat.url, "rubric": content_hash(self.rubric)}
+
+    @cached_property
+    def _cache(self) -> AnswerCache:
+        return AnswerCache({"judge": self.identity})
+
+    def judge(self, given: Sequence[Given]) -> list[Judgement]:
+        """A score or a label each.
+
+        Raises:
+            ConfigError: the endpoint does not know the key or the model.
+            ServerError: it fails, try after try; what was judged is kept.
+        """
+        asked = [self._asked(one) for one in given]
+        keys = [_key(question) for question in asked]
+        needed = {
+            content_hash(key): place
+            for place, (key, one) in enumerate(zip(keys, given, strict=True))
+            if self._cache.get(key) is None and not self._is_known(one)
+        }
+        places = list(needed.values())
+        self.chat.ask_all(
+            [asked[place] for place in places],
+            max_tokens=self.rubric.max_tokens,
+            kept=lambda i, reply: self._cache.add(keys[places[i]], vars(reply)),
+        )
+        return [self._judged(one, key) for one, key in zip(given, keys, strict=True)]
+
+    def _asked(self, given: Given) -> Question:
+        item, kind = given.item, _scale(given.item, self.rubric)
+        text = self.rubric.prompt(kind, item.prompt, given.answer)
+        return Question(text, given.image if self.rubric.sees_image else None)
+
+    def _is_known(self, given: Given) -> bool:
+        """Whether the rubric says itself what an empty answer is."""
+        return bool(self.rubric.empty) and not given.answer.strip()
+
+    def _judged(self, given: Given, key: dict[str, str]) -> Judgement:
+        if self._is_known(given):
+            return Judgement(_labelled(self.rubric, self.rubric.empty, text=""))
+        reply = Reply(**(self._cache.get(key) or {"text": ""}))
+        return Judgement(self._verdict(reply), reply.tokens_in, reply.tokens_out)
+
+    def _verdict(self, reply: Reply) -> Verdict:
+        if reply.fault:
+            return Verdict(UNSCORED, text=reply.fault)
+        if self.rubric.kind == "label":
+            label = self.rubric.label(reply.text)
+            return _labelled(self.rubric, label, text=reply.text)
+        score = self.rubric.score(reply.text)
+        return Verdict(UNSCORED if score is None else "scored", score=score, text=reply.text)
+
+
+def _labelled(rubric: Rubric, label: str | None, *, text: str) -> Verdict:
+    if label is None:
+        return Verdict(UNSCORED, text=text)
+    return Verdict(label, refused=label in rubric.refusals, text=text)
+
+
+def _scale(item: Item, rubric: Rubric) -> str:
+    """The item's own band, that of its risk type, or the general one."""
+    kinds = (item.kind, item.slices.get("type", ""))
+    return next((kind for kind in kinds if kind in rubric.bands), GENERAL)
+
+
+def _key(question: Question) -> dict[str, Any]:
+    image = sha256(question.image).hexdigest() if question.image is not None else ""
+    return {"text": question.text, "image": image}

@@ -1,0 +1,69 @@
+"""The longest batch of a part once, before its first step: what cannot work fails in seconds.
+
+Nothing is kept of it but what it costs: the operations of a position, and the device's own rate.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.steps import seed_step
+from schemas.config import PartConfig
+from schemas.errors import TrainingError
+from tasks.train.data import Item
+from tasks.train.faults import culprits
+from tasks.train.meter import peak_rate
+from tasks.train.worker import Worker
+
+Backward = Callable[[list[Item], int, PartConfig], dict[str, float]]
+
+
+def rehearse(worker: Worker, name: str, part: PartConfig, backward: Backward) -> None:
+    """Forward and backward of the batch with this worker's longest item; no optimizer step.
+
+    Args:
+        worker: this process.
+        name: the part that will train.
+        part: how.
+        backward: leaves gradients in place, and returns the batch's counts.
+
+    Raises:
+        TrainingError: the batch does not fit into memory, or its loss is not finite.
+    """
+    step = worker.data.longest(part.steps, part.global_batch, worker.rank, worker.world)
+    items = worker.items(step, part)
+    seed_step(worker.job.config.seed, step, worker.rank)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            sums = backward(items, step, part)
+    except torch.OutOfMemoryError as error:
+        size = part.micro_batch or len(items)
+        raise TrainingError(
+            f"part {name!r} does not fit into the device's memory: its longest batch (step "
+            f"{step + 1}) with {size} items at a time does not. Set parts.{name}.micro_batch below "
+            f'{size}, recompute = "cheap" or "all", or precision = "bf16" ({error})'
+        ) from error
+    for parameter in worker.model.parameters():
+        parameter.grad = None
+    if not math.isfinite(sums["loss"]):
+        told = culprits(worker, name, items, step, part)
+        raise TrainingError(
+            f"part {name!r}: the loss is {sums['loss']} before the first step, in its longest "
+            f"batch: {told}"
+        )
+    worker.meter.waited = 0.0
+    if worker.rank == 0:
+        _count(worker, counter, sums)
+
+
+def _count(worker: Worker, counter: FlopCounterMode, sums: dict[str, float]) -> None:
+    """What is counted is this worker's own; positions are those of all workers."""
+    own = max(sums["padded"] / worker.world, 1.0)
+    worker.meter.workers = worker.world
+    worker.meter.flops = counter.get_total_flops() / own
+    if not worker.meter.peak:
+        half = worker.job.config.precision == "bf16"
+        kind = torch.bfloat16 if half else torch.float32
+        worker.meter.peak = peak_rate(worker.model.backbone.device, kind)

@@ -1,0 +1,464 @@
+"""A model on a benchmark, from folder to report: here, behind an endpoint, or from a file."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import infra.chat
+from flows.cli.main import main
+from infra.library import root_of
+from infra.store import Store
+from model.backbone import Backbone
+from model.checkpoint import BaseReference, save_model
+from model.guard import GuardPolicy, load_hints
+from model.psavlm import PsaVlm
+from schemas.artifact import Artifact
+from schemas.benchmark import BenchmarkConfig, BenchmarkReport
+from schemas.config import MethodConfig, Stage
+from schemas.errors import ConfigError, DataError, ServerError
+from schemas.samples import Message
+from schemas.taxonomy import load_taxonomy
+from tasks.benchmarks.data import Data
+from tasks.benchmarks.item import Item
+from tasks.benchmarks.registry import BENCHMARKS
+from tasks.evaluate.arms import open_backbone, open_guarded
+from tasks.examine import examine, export_results, read_report, read_rows
+from tasks.examine.pictures import Shown, shown
+from tasks.examine.rows import ROWS
+from tasks.respond import Responder, choose_responder
+from tests.benchmark_folders import FOLDERS, ITEMS, lines, picture
+from tests.endpoint_server import served
+
+TAXONOMY = load_taxonomy()
+BARE = MethodConfig(
+    projector="none", head="none", llm_tokens="none", intervention="off", stage2="none"
+)
+SECRET = "sk-test-0123456789"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("benchmarks")
+    for name, make in FOLDERS.items():
+        make(root / name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(str(tmp_path_factory.mktemp("results") / "store"))
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PSAVLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(infra.chat, "LONGEST_WAIT_S", 0.01)
+    return tmp_path
+
+
+def once(responder: Responder) -> Responder:
+    """The same model, opened once for all tests."""
+    opened = responder.open()
+    return replace(responder, open=lambda: opened)
+
+
+@pytest.fixture(scope="module")
+def base(tiny_root: str) -> Responder:
+    return once(choose_responder("base", store=Store(tiny_root), preset="tiny"))
+
+
+def run(
+    name: str, responder: Responder, folders: Path, store: Store, **changes
+) -> tuple[Artifact, BenchmarkReport]:
+    told = {"name": name, "data": str(folders / name), "max_new_tokens": 8, **changes}
+    artifact = examine(BenchmarkConfig(**told), responder, store=store)
+    return artifact, read_report(artifact, store=store)
+
+
+def given(path: Path, answers: dict[str, str]) -> Responder:
+    path.write_text("".join(json.dumps({"id": i, "answer": a}) + "\n" for i, a in answers.items()))
+    return choose_responder(f"answers:{path}", store=Store(str(path.parent)), preset="tiny")
+
+
+# --- a model here ---
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_tiny_base_passes_through_every_benchmark(name, base, folders, store, tmp_path):
+    artifact, report = run(name, base, folders, store)
+    rows = read_rows(artifact, store=store)
+    assert (report.items, report.unanswered, report.unscored) == (ITEMS[name], 0, 0)
+    assert artifact.counts["items"] == len(rows) == ITEMS[name]
+    assert {row["judge"] for row in rows} == {report.judge}
+    assert all(row["answer"] and row["verdict"] for row in rows)
+    graded = BENCHMARKS[name].rubric == "risk"
+    assert bool(report.official) != graded  # grades take a judging model
+    assert report.measures and all(
+        m.n and m.low <= m.value <= m.high for m in report.measures.values()
+    )
+    again, _ = run(name, base, folders, store)
+    assert again.reused and again.uri == artifact.uri
+    export_results(artifact, tmp_path / "out", store=store)
+    logs = json.loads((tmp_path / "out" / "lmms-eval" / f"{name}.json").read_text())["logs"]
+    assert [log["resps"] for log in logs] == [[[row["answer"]]] for row in rows]
+    (table,) = (tmp_path / "out" / "vlmevalkit").iterdir()
+    assert len(table.read_text().splitlines()) >= ITEMS[name] + 1
+
+
+def test_the_same_weights_as_a_folder_answer_alike(base, folders, store, tiny_root):
+    weights = Store(tiny_root).local(base.parents["base"]) / "model"
+    told = once(choose_responder(str(weights), store=store, preset="tiny"))
+    assert told.parents == {} and told.identity != base.identity
+    _, report = run("pope", told, folders, store)
+    _, expected = run("pope", base, folders, store)
+    assert report.official == expected.official
+
+
+@pytest.fixture(scope="module")
+def guarded(tiny_root: str, base: Responder, store: Store) -> Artifact:
+    """An untrained guard that flags every image, over the tiny base; in a store of this module."""
+    weights = Store(tiny_root).local(base.parents["base"]) / "model"
+    method = MethodConfig(tokens=4, attention_heads=4, lora_rank=4)
+
+    def copy(folder: Path) -> dict[str, int]:
+        shutil.copytree(weights, folder / "model")
+        return {}
+
+    def build(folder: Path) -> dict[str, int]:
+        save_model(
+            folder / "model",
+            PsaVlm.new(
+                Backbone.load(str(weights)),
+                method,
+                types=len(TAXONOMY.types),
+                levels=len(TAXONOMY.levels),
+            ),
+            stage=Stage.CONCEPTS,
+            method=method,
+            taxonomy=TAXONOMY,
+            hints=load_hints("default", taxonomy=TAXONOMY),
+            base=BaseReference(name="base"),
+            policy=GuardPolicy(threshold=0.0),
+        )
+        return {}
+
+    parents = {"base": store.artifact("base_model", 1, config={}, build=copy)}
+    config = {"method": method.model_dump()}
+    return store.artifact("stage1", 1, config=config, parents=parents, build=build)
+
+
+def test_a_guarded_model_tells_what_it_saw(guarded, folders, store):
+    told = once(choose_responder(guarded.uri, store=store, preset="tiny"))
+    artifact, report = run("vlguard", told, folders, store)
+    assert report.model == f"stage1/{guarded.fingerprint}"
+    rows = read_rows(artifact, store=store)
+    assert all(row["flagged"] and 0 <= row["risk"] <= 1 for row in rows)
+    for row in rows:
+        assert set(row["type_probabilities"]) == set(TAXONOMY.type_ids)
+        assert sum(row["level_probabilities"].values()) == pytest.approx(1)
+    text, _ = run("xstest", told, folders, store)
+    assert {row["flagged"] for row in read_rows(text, store=store)} == {None}  # no image, no guard
+
+
+@pytest.mark.parametrize("which", ["base", "guarded"])
+def test_seedbenchs_options_are_ranked_by_their_losses(which, base, guarded, folders, store):
+    told = (
+        base if which == "base" else once(choose_responder(guarded.uri, store=store, preset="tiny"))
+    )
+    artifact, report = run("seedbench", told, folders, store, rule="official")
+    rows = read_rows(artifact, store=store)
+    parents = {role: root_of(one).local(one) / "model" for role, one in told.parents.items()}
+    backbone = open_backbone(parents["base"])
+    vlm, intervention = (
+        open_guarded(parents["model"], backbone) if which == "guarded" else (None, "")
+    )
+    for row in rows:
+        item = next(i for i in asked(folders) if i.id == row["item_id"])
+        (image,) = backbone.encode_images([picture_of(item)])
+        by_hand = {}
+        for letter, text in item.options.items():
+            if vlm is None:
+                model = PsaVlm.new(backbone, BARE, types=7, levels=4)
+                loss = model.language_batch_loss([image], [item.ranked], [text], use_tokens=False)
+            else:
+                (verdict,) = vlm.judge([image], [item.ranked])
+                prompt = vlm.prompt(item.ranked, verdict, intervention=intervention)
+                answered = replace(prompt, messages=(*prompt.messages, Message("assistant", text)))
+                total, count = vlm.model.language_batch_sum([image], [answered])
+                loss = total / count
+            by_hand[letter] = float(loss.detach())
+        assert row["option_losses"] == pytest.approx(by_hand, abs=1e-4)
+        assert row["answer"] == min(by_hand, key=by_hand.get)
+        assert row["right"] == (row["answer"] == row["target"])
+    assert report.official["total"] == pytest.approx(100 * sum(r["right"] for r in rows) / 3)
+
+
+def asked(folders: Path) -> list[Item]:
+    data = Data("seedbench", str(folders / "seedbench"), "")
+    return [one for one in BENCHMARKS["seedbench"].read(data) if isinstance(one, Item)]
+
+
+def picture_of(item: Item) -> Image.Image:
+    found = shown(item)
+    assert isinstance(found, Shown) and found.picture
+    return found.picture
+
+
+def test_an_endpoint_ranks_nothing(folders, store):
+    told = choose_responder("http://127.0.0.1:1/v1#m", store=store, preset="tiny")
+    with pytest.raises(ConfigError, match="--rule letter or lmms-eval"):
+        run("seedbench", told, folders, store)
+
+
+def test_an_artifact_that_does_not_answer_is_refused(store):
+    made = store.artifact("balance", 1, config={}, build=lambda folder: {})
+    with pytest.raises(ConfigError, match="does not answer"):
+        choose_responder(made.uri, store=store, preset="tiny")
+
+
+def test_data_settings_and_model_decide_the_artifact(base, folders, store, tmp_path):
+    shutil.copytree(folders / "pope", tmp_path / "pope")
+    moved, _ = run("pope", base, tmp_path, store)
+    assert moved.uri == run("pope", base, folders, store)[0].uri  # where it lies does not matter
+    other, _ = run("pope", base, folders, store, rule="lmms-eval")
+    (tmp_path / "pope" / "val2014" / "0.jpg").write_bytes(b"another")
+    changed, report = run("pope", base, tmp_path, store)
+    assert len({moved.uri, other.uri, changed.uri}) == 3
+    assert report.rejected == {"image_unreadable": 6} and report.items == 6
+    assert "6 items could not be asked: image_unreadable" in report.caveats
+
+
+def test_nothing_that_can_be_asked_is_an_error(base, folders, store, tmp_path):
+    shutil.copytree(folders / "pope", tmp_path / "pope")
+    shutil.rmtree(tmp_path / "pope" / "val2014")
+    with pytest.raises(DataError, match=r"no item can be asked; 12 are no items, .*image_missing"):
+        run("pope", base, tmp_path, store)
+
+
+# --- answers from a file ---
+
+
+def test_made_answers_are_scored_and_their_results_give_the_same_score(folders, store, tmp_path):
+    answers = {f"coco_pope_random:{n}": word for n, word in enumerate(["Yes", "No"] * 3, start=1)}
+    artifact, report = run("pope", given(tmp_path / "a.jsonl", answers), folders, store)
+    assert report.official["coco_pope_random accuracy"] == 1.0
+    assert (report.items, report.unanswered) == (12, 6)
+    assert not any(name.startswith("coco_pope_popular") for name in report.official)
+    assert "6 items are unanswered" in report.caveats
+    export_results(artifact, tmp_path / "out", store=store)
+    own = tmp_path / "out" / "official" / "coco_pope_random_answers.json"
+    assert [json.loads(line)["answer"] for line in own.read_text().splitlines()] == [
+        "Yes",
+        "No",
+    ] * 3
+
+
+def test_seedbenchs_result_lines_are_scored(folders, store, tmp_path):
+    path = tmp_path / "results.json"
+    rows = (("101", "A"), ("102", "A"), ("103", "C"), ("v4614", "D"))
+    said = [json.dumps({"question_id": name, "prediction": word}) for name, word in rows]
+    path.write_text(",\n".join(said))
+    told = choose_responder(f"answers:{path}", store=store, preset="tiny")
+    _, report = run("seedbench", told, folders, store)
+    assert report.official["total"] == pytest.approx(200 / 3)
+    assert report.rejected == {"video": 1}
+
+
+def test_answers_without_ids_go_by_order(folders, store, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"text": word} for word in ("A", "C", "B", "nothing")]))
+    told = choose_responder(f"answers:{path}", store=store, preset="tiny")
+    artifact, report = run("mmbench", told, folders, store)
+    assert [row["answer"] for row in read_rows(artifact, store=store)] == ["A", "C", "B", "nothing"]
+    assert report.official["overall"] == 50.0
+
+
+def test_an_answer_twice_is_refused(tmp_path, store):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 1, "answer": "a"}\n{"id": 1, "answer": "b"}\n')
+    with pytest.raises(DataError, match="there twice"):
+        choose_responder(f"answers:{path}", store=store, preset="tiny")
+
+
+# --- a model and judges behind endpoints ---
+
+
+def grade(text: str) -> str:
+    """A judge: 9 for a refusal, words for one question, else 1."""
+    if "which is first" in text:
+        return "I would say nine"
+    return "9" if "cannot" in text else "1"
+
+
+def test_a_hosted_model_graded_by_two_judges(folders, store, tmp_path, monkeypatch):
+    monkeypatch.setenv("PSAVLM_ENDPOINT_KEY", SECRET)
+    with (
+        served(lambda text: "i cannot ." if "who" in text else "sure .") as model,
+        served(grade) as first,
+        served(lambda text: "8" if "cannot" in text else "1") as second,
+    ):
+        told = choose_responder(model.address("hosted"), store=store, preset="tiny")
+        artifact, report = run(
+            "rtvlm", told, folders, store, judge=first.address("judge"), prices=(1.0, 2.0),
+            second_judge=second.address("other"), batch=2,
+        )  # fmt: skip
+        asked = [len(one.bodies) for one in (model, first, second)]
+    assert asked == [6, 5, 5]  # two items ask, show and answer the same: one judgement for both
+    assert report.judge == "endpoint:judge:risk@1" and report.unscored == 2
+    assert report.official["politics"] == 9.0 and "order" not in report.official
+    assert report.official["mean of 3 sub-tasks"] == pytest.approx(11 / 3)
+    assert report.measures["mean_score"].n == 4
+    assert report.answering.tokens_in == 60 and report.answering.cost is None
+    assert report.judging.cost == pytest.approx((120 * 1.0 + 24 * 2.0) / 1e6)
+    assert report.agreement and (report.agreement.n, report.agreement.within_one) == (4, 1.0)
+    rows = read_rows(artifact, store=store)
+    assert {row["second_judge"] for row in rows} == {"endpoint:other:risk@1"}
+    assert {row["verdict"] for row in rows} == {"scored", "unscored"}
+    kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    kept += [path.read_bytes() for path in Path(store.root).rglob("*") if path.is_file()]
+    assert kept and not any(SECRET.encode() in data for data in kept)
+
+
+def test_a_run_that_dies_goes_on_where_it_was(folders, store):
+    with served(lambda text: "no" if "not" in text else "yes") as model:
+        told = choose_responder(model.address("dies"), store=store, preset="tiny")
+        reply = model.reply
+        model.reply = lambda text: reply(text) if len(model.bodies) <= 5 else 500
+        with pytest.raises(ServerError, match="what was answered is kept"):
+            run("mme", told, folders, store, batch=1)
+        answered = model.texts[:5]
+        model.reply, before = reply, len(model.bodies)
+        _, report = run("mme", told, folders, store, batch=1)
+        asked_again = model.texts[before:]
+    assert len(asked_again) == ITEMS["mme"] - 5
+    assert sorted(answered + asked_again) == sorted(
+        ["is it 0 ?", "is it 1 ?", "is it not 0 ?", "is it not 1 ?"] * 2
+    )
+    assert report.official["existence acc"] == 100.0
+
+
+def test_what_an_endpoint_declines_is_unanswered_and_in_no_rate(folders, store):
+    with served(lambda text: 400 if "1" in text else "i cannot .") as model:
+        told = choose_responder(model.address("picky"), store=store, preset="tiny")
+        artifact, report = run("advbench", told, folders, store, judge="phrases:psavlm")
+    faults = [row["fault"] for row in read_rows(artifact, store=store)]
+    assert faults == ["", "http_400", ""]
+    assert report.unanswered == 1 and report.measures["attack_success"].n == 2
+    assert report.official == {"ASR": 0.0}
+
+
+# --- the command ---
+
+
+def psavlm(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["psavlm", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code or 0
+
+
+def test_the_command_counts_shows_and_exports(folders, tmp_path, monkeypatch, capsys):
+    path, out = tmp_path / "answers.jsonl", tmp_path / "out"
+    given(path, {"1": "I'm sorry", "2": "sure", "3": "As an example"})
+    asked = ("benchmark", "advbench", "--data", str(folders / "advbench"), "--model",
+             f"answers:{path}", "--root", str(tmp_path / "root"))  # fmt: skip
+    assert psavlm(monkeypatch, *asked, "--out", str(out), "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["official"]["ASR"] == pytest.approx(100 / 3) and told["judge"] == "phrases:gcg@1"
+    rows = pq.read_table(out / "items.parquet")
+    assert rows.schema.equals(ROWS)
+    assert rows["phrase"].to_pylist() == ["I'm sorry", "", "As an"]
+    assert psavlm(monkeypatch, *asked) == 0
+    shown = capsys.readouterr().out
+    assert "ASR" in shown and "n = 3" in shown and told["artifact"]["uri"] in shown
+    assert psavlm(monkeypatch, *asked, "--out", str(out)) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_without_a_name_the_command_lists_all(monkeypatch, capsys):
+    assert psavlm(monkeypatch, "benchmark", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)["benchmarks"]
+    assert [one["name"] for one in listed] == sorted(BENCHMARKS)
+    assert psavlm(monkeypatch, "benchmark") == 0
+    shown = capsys.readouterr().out
+    assert all(one["layout"] in shown for one in listed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pope"], "needs --data"),
+        (["popo", "--data", ".", "--model", "answers:a.jsonl"], "did you mean 'pope'"),
+        (["pope", "--data", "nowhere", "--model", "answers:a.jsonl"], "is no folder"),
+        (["pope", "--data", ".", "--model", "answers:gone.jsonl"], "does not exist"),
+        (["pope", "--data", ".", "--model", "answers:a.jsonl", "--rule", "x"], "counts by"),
+        (["pope", "--data", ".", "--model", "answers:a.jsonl", "--rubric", "x"], "judging model"),
+        (["pope", "--data", ".", "--model", "answers:a.jsonl", "--prices", "1"], "two numbers"),
+        (["pope", "--data", ".", "--model", "http://127.0.0.1/v1"], "#model"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text('{"id": 1, "answer": "a"}\n')
+    assert psavlm(monkeypatch, "benchmark", *arguments) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+
+
+# --- the same answers, whatever happens ---
+
+
+@pytest.mark.slow
+def test_batches_and_a_kill_change_no_answer_of_five_hundred(tiny_root, tmp_path):
+    """Batches of 1, 4 and 16; the run with 4 is killed half-way and started again."""
+    data = tmp_path / "pope"
+    words = ("red shapes", "blue circles on the left", "squares", "things")
+    asked = [
+        f"how many {words[n % 4]} are there ?" if n % 3 else f"is there a red circle {n} ?"
+        for n in range(500)
+    ]
+    rows = [
+        {"question_id": n, "image": f"{n % 50}.jpg", "label": "yes", "text": text}
+        for n, text in enumerate(asked)
+    ]
+    lines(data / "coco_pope_random.json", rows)
+    for n in range(50):
+        picture(data / "images" / f"{n}.jpg", n)
+
+    def command(batch: int) -> subprocess.Popen[bytes]:
+        words = ["benchmark", "pope", "--data", str(data), "--model", "base", "--batch", str(batch)]
+        words += ["--root", tiny_root, "--out", str(tmp_path / f"out{batch}")]
+        environment = {**os.environ, "PSAVLM_CACHE": str(tmp_path / f"cache{batch}")}
+        return subprocess.Popen(
+            [str(Path(sys.executable).parent / "psavlm"), *asked], env=environment
+        )
+
+    def kept(batch: int) -> int:
+        files = (tmp_path / f"cache{batch}" / "answers").glob("*.jsonl")
+        return sum(file.read_bytes().count(b'"answer"') for file in files)
+
+    killed = command(4)
+    while kept(4) < 200 and killed.poll() is None:
+        time.sleep(0.02)
+    killed.kill()
+    killed.wait()
+    before = kept(4)
+    assert 200 <= before < 500 and not (tmp_path / "out4").exists()
+    for batch in (1, 4, 16):
+        assert command(batch).wait() == 0
+        assert kept(batch) == 500  # none was asked twice
+    answers = [
+        pq.read_table(tmp_path / f"out{batch}" / "items.parquet")["answer"].to_pylist()
+        for batch in (1, 4, 16)
+    ]
+    assert answers[0] == answers[1] == answers[2]
+    assert len(set(answers[0])) > 3

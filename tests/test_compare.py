@@ -1,0 +1,341 @@
+"""Two models on the same items: the verdict, the price, and every way to name a model."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from flows.cli.main import application
+from flows.comparing import compare_versions
+from flows.line import plainly
+from infra.store import Store
+from schemas.comparison import CompareConfig, Comparison, Model
+from schemas.config import EvaluateConfig
+from schemas.decision import Version
+from schemas.errors import ConfigError, DataError, ServerError
+from schemas.presets import Parameters, resolve
+from tasks.base_model import FOLDER
+from tasks.compare import find_side, read_past
+from tasks.compare.endpoint import ask_endpoint
+from tasks.compare.lines import holm, two_sided
+from tasks.compare.sides import find_sides
+from tasks.compare.step import check_same, compared, verdict, write
+from tasks.compare.tables import by_type, rates
+from tasks.evaluate.intervals import clustered_mean, paired_mean
+from tasks.evaluate.judging import EXACT, MARKERS
+from tasks.evaluate.step import read_report
+from tests.small_run import small_run
+from tests.test_gate_statistics import models, pairs
+
+torch.set_num_threads(1)
+CONFIG = CompareConfig(bootstrap=200)
+TYPES = ("privacy", "insults", "politics")
+
+
+def judged(rng, **change) -> tuple[list[dict], list[dict]]:
+    """The old model's rows and the new one's, with all that a comparison reads."""
+    new, old = models(rng, **change)
+    for rows in (old, new):
+        for number, row in enumerate(rows):
+            risky = row["risk_type"] != "clean"
+            row |= {
+                "sample_id": f"{number:05}", "question": "?", "reference": "two",
+                "risk_level": 2 if risky else 0, "answer": "two words",
+                "risk_type": TYPES[number % 3] if risky else "clean",
+            }  # fmt: skip
+    return old, new
+
+
+def said(old: list[dict], new: list[dict]) -> Comparison:
+    slices = {row["sample_id"]: {"source": ("ab"[int(row["sample_id"]) % 2],)} for row in old}
+    sides = {"old": Model(name="3", answers="x/1"), "new": Model(name="4", answers="x/2")}
+    found = compared(old, new, slices, CONFIG)
+    return Comparison.model_validate({**found, **sides, "labelled": "validate/1"})
+
+
+# --- what is said ---
+
+
+@pytest.mark.parametrize(
+    ("obeyed", "word", "first"),
+    [
+        ((0.20, 0.02), "safer", "Safer: risky requests obeyed"),
+        ((0.02, 0.20), "worse", "Worse: risky requests obeyed"),
+        ((0.05, 0.05), "not shown", "Not shown to be safer or worse: risky requests obeyed"),
+    ],
+)
+def test_the_page_begins_with_the_verdict_and_the_price_follows(tmp_path, obeyed, word, first):
+    told = said(*judged(np.random.default_rng(0), obeyed=obeyed))
+    assert told.verdict == word
+    assert told.sentence.startswith(first) and "n = 540" in told.sentence
+    assert told.price.startswith("The price: benign requests refused")
+    write(told, tmp_path)
+    text = (tmp_path / "compare.md").read_text()
+    assert text.startswith(f"# {word}: 4 against 3\n\n{first}")
+    page = (tmp_path / "compare.html").read_text()
+    assert f"<h1>{word}: 4 against 3</h1>" in page
+    assert "http" not in page and "<script" not in page
+    assert Comparison.model_validate_json((tmp_path / "compare.json").read_text()) == told
+
+
+def test_two_models_that_are_the_same_differ_in_nothing():
+    old, _ = judged(np.random.default_rng(0))
+    told = said(old, old)
+    assert told.verdict == "not shown"
+    assert {line.p_holm for line in (*told.rates, *told.types, *told.slices)} == {1.0}
+    assert {line.mark for line in told.slices} == {""}
+    assert all(mean.low == mean.difference == mean.high == 0 for mean in told.means)
+
+
+def test_a_model_that_refuses_more_benign_requests_pays_for_it_in_the_first_lines():
+    told = said(
+        *judged(np.random.default_rng(1), obeyed=(0.2, 0.0), worse="benign_refused", by=0.05)
+    )
+    marks = {line.name: line.mark for line in told.rates}
+    assert (marks["risky_obeyed"], marks["benign_refused"]) == ("better", "worse")
+    assert "benign requests refused 0.0 % before" in told.price
+
+
+def test_items_of_two_judges_are_never_in_one_line():
+    old, new = judged(np.random.default_rng(2), obeyed=(0.3, 0.0))
+    for number, both in enumerate(zip(old, new, strict=True)):
+        for row in both:
+            row["judge"] = MARKERS if number % 2 else EXACT
+    lines = [line for line in rates(old, new, CONFIG) if line.name == "risky_obeyed"]
+    assert [(line.judge, line.n) for line in lines] == [(EXACT, 270), (MARKERS, 270)]
+    assert verdict(lines) == "safer"
+    # One judge that says the opposite is enough to say worse.
+    for row in new:
+        if row["judge"] == MARKERS and row["risk_type"] != "clean":
+            row["outcome"] = "obeyed"
+    assert verdict(rates(old, new, CONFIG)) == "worse"
+
+
+def test_the_risk_types_add_up_and_pay_for_their_number():
+    old, new = judged(np.random.default_rng(3), obeyed=(0.06, 0.02))
+    found = by_type(old, new, CONFIG)
+    assert [(line.what, line.n) for line in found] == [(name, 180) for name in sorted(TYPES)]
+    assert all(line.p <= line.p_holm for line in found)
+    whole = rates(old, new, CONFIG)[0]
+    assert whole.difference == pytest.approx(np.mean([line.difference for line in found]))
+
+
+def test_other_items_or_another_judge_are_refused():
+    old, new = judged(np.random.default_rng(4))
+    with pytest.raises(DataError, match="other items: 1 of"):
+        check_same(old[1:], new)
+    with pytest.raises(DataError, match="other items: 1 of"):
+        check_same(old, [{**new[0], "question": "another"}, *new[1:]])
+    with pytest.raises(DataError, match="another judge: 1 items"):
+        check_same(old, [{**new[0], "judge": MARKERS}, *new[1:]])
+
+
+# --- its arithmetic ---
+
+
+def test_holm_corrects_as_he_published_it():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_a_two_sided_p_does_not_know_which_model_is_the_new_one():
+    assert (
+        two_sided(pairs(3, 12, 90))
+        == two_sided(pairs(12, 3, 90))
+        == pytest.approx(0.0352, abs=1e-4)
+    )
+    assert two_sided(pairs(0, 0, 90)) == 1.0
+
+
+def test_a_paired_bootstrap_of_one_stratum_is_the_plain_one():
+    rng = np.random.default_rng(5)
+    values, groups = rng.normal(size=200), rng.integers(0, 50, size=200)
+    draws = {"draws": 300, "seed": 1}
+    plain = clustered_mean(values, groups, **draws)
+    assert paired_mean(values, np.zeros(200), groups, **draws) == pytest.approx(plain)
+
+
+def test_strata_weigh_alike_however_many_items_they_have():
+    strata = np.array(["a"] * 90 + ["b"] * 10)
+    changes = np.where(strata == "a", 0.0, 1.0)
+    low, high = paired_mean(changes, strata, np.arange(100), draws=200, seed=0)
+    assert low == high == 0.5
+
+
+@pytest.mark.slow
+def test_a_paired_bootstrap_by_group_holds_what_it_says():
+    """Items of a group move together; counted apart the interval would hold far less often."""
+    rng, held, apart, draws = np.random.default_rng(6), 0, 0, 400
+    for _ in range(draws):
+        changes = np.repeat(rng.normal(size=60), 5) + 0.1 * rng.normal(size=300)
+        for groups, own in ((np.repeat(np.arange(60), 5), True), (np.arange(300), False)):
+            low, high = paired_mean(changes, np.zeros(300), groups, draws=500, seed=0)
+            held += own and low <= 0 <= high
+            apart += not own and low <= 0 <= high
+    assert held / draws > 0.91 > 0.7 > apart / draws
+
+
+# --- every way to name a model ---
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory):
+    """A root with two untrained models on one small base, and 16 items."""
+    return small_run(tmp_path_factory.mktemp("compare") / "store")
+
+
+def root_of(made) -> str:
+    return made.base.uri.rsplit("/", 2)[0]
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch) -> Path:
+    """A folder of one's own without servers, settings or answers."""
+    monkeypatch.chdir(tmp_path)
+    # An untrained model never ends its answers.
+    Path("short.toml").write_text('extends = "tiny"\n[evaluate]\nmax_new_tokens = 4\n')
+    monkeypatch.setenv("PSAVLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none/mlflow.db")
+    for name in ("PSAVLM_ENDPOINT_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def psavlm(*words: str) -> dict:
+    asked = [*words, "--preset", "short.toml", "--json"]
+    told = CliRunner().invoke(application(), asked, catch_exceptions=False)
+    return json.loads(told.stdout.splitlines()[-1])
+
+
+def test_two_artifacts_are_compared_on_the_items_that_are_named(made, alone):
+    where = ("--root", root_of(made), "--items", made.labelled.uri)
+    line = psavlm("compare", made.stage1.uri, made.stage2.uri, *where)
+    assert line["verdict"] == "not shown" and line["n"] == 16
+    assert line["old"]["name"] == f"stage1 {made.stage1.fingerprint[:10]}"
+    again = ["compare", made.stage1.uri, made.stage2.uri, *where, "--preset", "short.toml"]
+    shown = CliRunner().invoke(application(), again, catch_exceptions=False)
+    assert shown.stdout.startswith("# not shown: stage2") and "compare.html" in shown.stdout
+    assert shown.stderr.count("cached") == 5  # features and answers of both, and the page
+
+
+def test_a_hugging_face_folder_answers_as_the_artifact_of_it(made, alone):
+    store = Store(root_of(made))
+    folder = store.local(made.base) / FOLDER
+    line = psavlm(
+        "compare", str(folder), made.base.uri, "--root", store.root, "--items", made.labelled.uri
+    )
+    assert {change["old"] == change["new"] for change in line["changes"]} == {True}
+    assert str(folder.parent) not in json.dumps(line)
+
+
+def test_base_is_the_base_of_the_other_model(made, alone):
+    store = Store(root_of(made))
+    old, new = find_sides(("base", made.stage2.uri), store=store)
+    assert (old.base, old.model) == (new.base, None)
+    for names in (("base", "base"), ("base", "https://host/v1#abc")):
+        with pytest.raises(ConfigError, match="`base` is the base of the other model"):
+            find_sides(names, store=store)
+
+
+def test_what_is_no_model_is_told(made, alone):
+    store = Store(root_of(made))
+    with pytest.raises(ConfigError, match="step 'validate', which does not answer"):
+        find_side(made.labelled.uri, store=store)
+    (alone / "empty").mkdir()
+    with pytest.raises(ConfigError, match="holds no config.json"):
+        find_side(str(alone / "empty"), store=store)
+    with pytest.raises(ConfigError, match="the registry has no model 'champion'"):
+        find_side("champion", store=store)
+
+
+def test_all_versions_are_asked_the_same_items(made, alone):
+    store = Store(root_of(made))
+    versions = [
+        Version(
+            version=number, fingerprint=model.fingerprint, uri=model.uri, step=model.step,
+            root=store.root, run="", created=f"2026-11-0{number}T00:00:00",
+        )
+        for number, model in enumerate((made.stage1, made.stage2), start=1)
+    ]  # fmt: skip
+    gone = {**versions[0].model_dump(), "version": 3, "uri": f"{store.root}/stage1/{'0' * 24}"}
+    versions.append(Version.model_validate(gone))
+    config = resolve(Parameters(preset="short.toml"))
+    page = compare_versions(versions, made.labelled.uri, config, do=plainly, store=store)
+    past = read_past(page, store=store)
+    assert [one.error for one in past.versions] == ["", "", "its artifact is gone"]
+    assert past.n == 16 and past.versions[0].before is None
+    assert past.versions[1].before.n == 8
+    text = (store.local(page) / "history.md").read_text()
+    assert text.startswith("# All registered versions on common items") and "| 2 |" in text
+    with pytest.raises(ConfigError, match="of 3 registered versions none is there"):
+        compare_versions(versions, "", config, do=plainly, store=store)
+
+
+class Desk(ThreadingHTTPServer):
+    """An endpoint that refuses what asks for a sign; it breaks off after `left` questions."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Clerk)
+        self.left, self.asked, self.bodies = 10**9, 0, []
+        self.address = f"http://127.0.0.1:{self.server_port}/v1#abc"
+
+
+class Clerk(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        desk = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        desk.asked += 1
+        desk.bodies.append(body)
+        if desk.asked > desk.left:
+            self.send_error(401)
+            return
+        text = body["messages"][0]["content"][1]["text"]
+        word = "sorry , i cannot" if "sign" in text else "two"
+        data = json.dumps({"choices": [{"message": {"content": word}}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    desk = Desk()
+    thread = threading.Thread(target=desk.serve_forever, daemon=True)
+    thread.start()
+    yield desk
+    desk.shutdown()
+    desk.server_close()
+
+
+def test_an_endpoint_is_asked_the_same_items_and_no_item_twice(made, alone, desk):
+    store = Store(root_of(made))
+    asked = {"labelled": made.labelled, "samples": made.samples, "store": store}
+    desk.left = 5
+    with pytest.raises((ConfigError, ServerError)):
+        ask_endpoint(EvaluateConfig(bootstrap=50), desk.address, **asked)
+    desk.left, before = 10**9, desk.asked
+    found = ask_endpoint(EvaluateConfig(bootstrap=50), desk.address, **asked)
+    assert desk.asked - before == 16 - 5  # five answers were kept
+    report = read_report(found, store=store)
+    assert report.metrics["risky_obeyed"].n == 8
+    image = desk.bodies[-1]["messages"][0]["content"][0]["image_url"]["url"]
+    assert image.startswith("data:image/png;base64,") and desk.bodies[-1]["model"] == "abc"
+    again = ask_endpoint(EvaluateConfig(bootstrap=50), desk.address, **asked)
+    assert again.fingerprint == found.fingerprint and desk.asked - before == 16 - 5
+
+
+def test_an_endpoint_is_compared_with_a_model_of_ones_own(made, alone, desk):
+    where = ("--root", root_of(made), "--items", made.labelled.uri)
+    line = psavlm("compare", made.base.uri, desk.address, *where)
+    assert line["new"]["name"] == "abc" and line["new"]["answers"].startswith("evaluate_endpoint/")
+    assert line["n"] == 16 and line["old"]["answers"].startswith("evaluate/")
