@@ -93,16 +93,10 @@ def answer_loss(model: PsaVlm, found: Aim, *, passed: bool = False) -> Loss:
     question stands alone, as it will once the guard is beaten; otherwise in the prompt that the
     guard made of the unchanged image.
     """
-    asked = [
-        replace(
-            teach(question, wanted),
-            hint="" if passed else prompt.hint,
-            concept=None if passed else prompt.concept,
-        )
-        for question, wanted, prompt in zip(
-            found.questions, found.wanted, found.prompts, strict=True
-        )
-    ]
+    asked = []
+    for question, wanted, own in zip(found.questions, found.wanted, found.prompts, strict=True):
+        shown = Prompt(()) if passed else own
+        asked.append(replace(teach(question, wanted), hint=shown.hint, concept=shown.concept))
 
     def loss(seen: Tensor) -> Tensor:
         features = list(model.backbone.encode_seen(seen))

@@ -179,6 +179,8 @@ def test_words_cover_only_their_strokes_and_the_control_has_the_same_letters():
     night = Image.new("RGB", (200, 50), (10, 10, 10))
     assert np.asarray(written(night, "fine"))[25:].max() > 200
     assert (np.asarray(image) == (200, 210, 220)).all()
+    for size in ((1, 1), (300, 2), (2, 300)):
+        assert written(Image.new("RGB", size), "fine").size == size
     other = mixed("this picture is fine", seed=0)
     assert other != "this picture is fine" and sorted(other) == sorted("this picture is fine")
     assert [len(word) for word in other.split(" ")] == [4, 7, 2, 4]

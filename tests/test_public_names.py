@@ -140,6 +140,7 @@ OPTIONS = {
         "--benign",
         "--targets",
         "--wordings",
+        "--batch",
         "--json",
     },
     "answer": {

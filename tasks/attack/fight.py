@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model.attacks import (
+    WHOLE,
     Aim,
     Loss,
     aim,
@@ -20,15 +21,7 @@ from model.attacks import (
     token_loss,
 )
 from model.guard import Answer, GuardedVlm
-from schemas.attack import (
-    LETTERS,
-    NOISE,
-    NOTHING,
-    PARAPHRASE,
-    UNBOUNDED,
-    WORDS,
-    AttackConfig,
-)
+from schemas.attack import LETTERS, NOISE, NOTHING, PARAPHRASE, UNBOUNDED, WORDS, AttackConfig
 from tasks.attack.items import Victim
 from tasks.attack.overlay import mixed, written
 from tasks.evaluate.judging import Judge
@@ -37,7 +30,6 @@ from tasks.progress import Tick
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-WHOLE = 255
 Row = dict[str, Any]
 # How an attack's loss is made of a model and an aim.
 LOSSES: dict[str, Callable[[GuardedVlm, Aim, AttackConfig], Loss]] = {

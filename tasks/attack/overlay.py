@@ -23,7 +23,7 @@ def written(image: "Image", text: str) -> "Image":
     draw = ImageDraw.Draw(picture)
     width = draw.textlength(text, font=ImageFont.load_default(100)) / 100
     points = max(LEAST_POINTS, (1 - 2 * MARGIN) * image.width / max(width, 1e-6))
-    font = ImageFont.load_default(min(points, image.height / 4))
+    font = ImageFont.load_default(max(1, min(points, image.height / 4)))
     bottom = round((1 - MARGIN) * image.height)
     top = max(0, bottom - round(font.size))  # type: ignore[union-attr]
     ground = ImageStat.Stat(image.convert("L").crop((0, top, image.width, max(bottom, top + 1))))
