@@ -129,10 +129,10 @@ def key(candidate: str) -> tuple[str, str, str, str]:
     return candidate, "base", "g", "i"
 
 
-def test_a_look_is_counted_where_the_whole_set_was_looked_at():
+def test_a_look_is_counted_where_there_was_evidence_to_look_at():
     past = [
         decided("a", look=1),
-        decided("refused by the open part"),
+        decided("refused without evidence"),
         decided("on other items", items="j", look=1),
         decided("b", action="promoted", look=2),
     ]
@@ -177,7 +177,7 @@ def test_what_is_kept_back_depends_on_the_group_alone():
 def test_a_candidate_that_the_open_part_refuses_is_not_looked_at_on_the_rest():
     candidate, champion = models(np.random.default_rng(1), obeyed=(0.0, 0.3))
     found = weigh(candidate, {"base": champion}, against="base", gate=GATE, look=Look())
-    assert (found.look, found.alpha) == (None, None)
+    assert (found.look, found.alpha) == (1, Look().alpha(GATE.alpha))  # it pays all the same
     assert {check.part for check in found.checks} == {"open"}
     shown = sum(not reserved(row, GATE.reserve.share) for row in candidate[:RISKY])
     assert found.checks[0].n == shown < RISKY
@@ -221,17 +221,15 @@ def test_a_candidate_fitted_to_the_open_items_is_found_out_by_the_reserved_ones(
 
 def any_wrong(rng, tries: int, *, budget: bool) -> bool:
     """Candidates no better than the champion, one after another: is any promoted?"""
-    look = 0
-    for _ in range(tries):
+    for number in range(1, tries + 1):
         candidate, champion = obeying(rng)
         found = weigh(
             candidate,
             {"champion": champion},
             against="champion",
             gate=OBEYED_ONLY,
-            look=Look(look + 1 if budget else 1),
+            look=Look(number if budget else 1),
         )
-        look += found.look is not None
         if not found.failed:
             return True
     return False
@@ -270,14 +268,13 @@ def chain(rng, length: int) -> list[list[dict]]:
 def champions(made: list[list[dict]], *, anchored: bool) -> list[int]:
     """Who becomes champion of models that are asked in turn; the first one is champion already."""
     base = [{**row, "exact": False} if row["risk_type"] == "clean" else row for row in made[0]]
-    pile, look = [0], 1
+    pile = [0]
     for place in range(1, len(made)):
         others = {"base": base, "champion": made[pile[-1]]}
         if anchored and pile[-1]:
             others["anchor"] = made[0]
-        now = Look(look + 1, len(pile))
+        now = Look(place + 1, len(pile))
         found = weigh(made[place], others, against="champion", gate=GATE, look=now)
-        look += found.look is not None
         pile += [] if found.failed else [place]
     return pile
 

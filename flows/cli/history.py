@@ -57,9 +57,11 @@ def show_one(decision: Decision) -> None:
 
 def _told(decision: Decision, parts: Collection[str]) -> str:
     """Which look it was, and what the parts of the items say that are not in the table."""
-    if decision.look is None:
-        return "on the open items, which were enough to refuse; the others were not looked at"
+    if decision.look is None:  # from before there were looks
+        return ""
     told = f"look {decision.look} at these items, held at alpha {decision.alpha:.2g}"
+    if all(check.part == "open" for check in decision.checks):
+        told += "; the open ones were enough to refuse, the others were not looked at"
     for part in sorted(parts):
         found = [check.passed for check in decision.checks if check.part == part]
         told += (

@@ -22,7 +22,7 @@ from tasks.report.markdown import NOTE as TINY
 from tasks.report.markdown import table
 from tasks.report.rows import from_world
 
-LOWER = " (lower is better)"
+LOWER, NEITHER = " (lower is better)", "risky_neither"
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _numbers(scored: Scored, reports: list[ArmReport], preset: str) -> str:
     rows = [
         {
             "in % [95 % interval]": words.removesuffix(LOWER),
-            "better": "lower" if words.endswith(LOWER) else "higher",
+            "better": "-" if name == NEITHER else "lower" if words.endswith(LOWER) else "higher",
             "n": str(reports[1].metrics[name].n),
             **{
                 side: _cell(report.metrics.get(name))

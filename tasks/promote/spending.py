@@ -7,9 +7,9 @@ The k-th look at an item set is held at
 which is LOND (A. Javanmard and A. Montanari, On online control of false discovery rate,
 arXiv:1502.06197): of all promotions decided on the set, at most the share alpha is expected to be
 wrong, and before the first one the chance of any wrong one is at most alpha, however often it was
-asked. A look is a decision for which the whole set was looked at. A candidate that the open part
-refuses was never shown to the reserved items, and pays nothing; neither does a question that was
-decided before.
+asked. A look is a decision with evidence, also one that the open part refused: to choose by it for
+nothing would make what follows pass five times as often. A question that was decided before pays
+nothing.
 """
 
 import hashlib

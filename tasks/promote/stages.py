@@ -17,7 +17,7 @@ from tasks.promote.spending import Look, reserved
 
 @dataclass(frozen=True)
 class Weighed:
-    """What was looked at; `look` and `alpha` are None where the open part was enough to refuse."""
+    """What was looked at, and what it cost; without checks nothing was."""
 
     checks: tuple[Check, ...]
     look: int | None = None
@@ -51,10 +51,10 @@ def weigh(
         found = compare(mine, opponents, against=against, gate=held)
         return found if name == "all" else [_told(c, name) for c in found if c.passed is not None]
 
+    alpha = look.alpha(gate.alpha)
     shown = part("open") if gate.reserve.share else []
     if any(check.passed is False for check in shown):
-        return Weighed(tuple(shown))
-    alpha = look.alpha(gate.alpha)
+        return Weighed(tuple(shown), look.number, alpha)
     whole = part("all")
     if any(check.passed is False for check in whole) or not gate.reserve.share:
         return Weighed((*whole, *shown), look.number, alpha)
