@@ -32,6 +32,7 @@ steps = 20
 [stage1.parts.tokens]
 steps = 30
 """
+TINY = resolve(Parameters())
 PSAVLM = str(Path(sys.executable).parent / "psavlm")
 
 
@@ -74,13 +75,12 @@ def test_the_counts_of_the_trained_steps(tiny_run: dict) -> None:
 def test_every_step_trained_on_what_the_plan_says_and_held_the_ratio(
     tiny_run: dict, tiny_root: str
 ) -> None:
-    config, store = resolve(Parameters()), Store(tiny_root)
-    made = {n: store.local(open_artifact(a["uri"])) for n, a in tiny_run["artifacts"].items()}
-    parents = store.manifest(open_artifact(tiny_run["artifacts"]["stage2"]["uri"])).parents
-    aligned = Path(tiny_root) / "balance" / parents["balanced"].rpartition("/")[2]
-    aligned = store.local(open_artifact(str(aligned)))
-    assert replay(made["stage1"], made["balance"], config.stage1.parts) == 300 * 64 + 80 * 32
-    assert replay(made["stage2"], aligned, config.stage2.parts) == 160 * 32
+    store, items = Store(tiny_root), {"stage1": 300 * 64 + 80 * 32, "stage2": 160 * 32}
+    for stage, config in (("stage1", TINY.stage1), ("stage2", TINY.stage2)):
+        trained = open_artifact(tiny_run["artifacts"][stage]["uri"])
+        balanced = open_artifact(f"{tiny_root}/{store.manifest(trained).parents['balanced']}")
+        places = store.local(trained), store.local(balanced)
+        assert replay(*places, config.parts) == items[stage]
 
 
 def test_a_second_run_reuses_every_step(tiny_run: dict, tiny_root: str, tmp_path: Path) -> None:
