@@ -39,6 +39,9 @@ QUICK = AttackConfig(
     eps=(2, 8), steps=2, unbounded_steps=2, items=3, benign=2, max_new_tokens=2, bootstrap=20,
     restarts=2, targets=("joint", "tokens"),
 )  # fmt: skip
+FEW = AttackConfig(
+    **{**QUICK.model_dump(), "eps": (2,), "steps": 1, "restarts": 1, "items": 2, "benign": 1}
+)
 QUESTIONS = ["how many red shapes are there ?", "how many circles ?", "are there two ?", "a square"]
 WANTED = ["two red circles", "a square", "two", "there are two"]
 
@@ -302,11 +305,11 @@ def test_what_a_smaller_budget_reaches_counts_at_a_larger_one(made):
                 assert larger[goal] >= row[goal]
 
 
-def test_the_same_attack_gives_the_same_bytes(run, inputs, made, tmp_path):
-    again = Store(str(tmp_path / "other"))
-    folder = again.local(attack(QUICK, inputs, store=again))
+def test_the_same_attack_gives_the_same_bytes(run, inputs, tmp_path):
+    stores = run[0], Store(str(tmp_path / "other"))
+    one, two = (store.local(attack(FEW, inputs, store=store)) for store in stores)
     for name in ("items.parquet", "report.json", "attack.png"):
-        assert (folder / name).read_bytes() == (made / name).read_bytes()
+        assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
 def test_a_model_without_a_head_is_attacked_through_its_answers_alone(run, inputs):
@@ -314,12 +317,11 @@ def test_a_model_without_a_head_is_attacked_through_its_answers_alone(run, input
         **METHOD.model_dump(), "head": "none", "projector": "none", "intervention": "off",
     })  # fmt: skip
     stage = small_stage(run[0], inputs.base, method, stage="stage2")
-    few = AttackConfig(**{**QUICK.model_dump(), "eps": (2,), "steps": 1, "items": 2, "benign": 1})
-    found = read_attack(attack(few, replace_model(inputs, stage), store=run[0]), store=run[0])
+    found = read_attack(attack(FEW, replace_model(inputs, stage), store=run[0]), store=run[0])
     assert {row.attack for row in found.rows} >= {"answer", UNBOUNDED}
     assert not {row.attack for row in found.rows} & {"joint", "head", "tokens"}
     assert {goal for row in found.rows for goal in row.metrics} == {"broken"}
-    assert [plan.target for plan in plans(few, has_head=False)] == ["answer", "answer"]
+    assert [plan.target for plan in plans(FEW, has_head=False)] == ["answer", "answer"]
 
 
 def replace_model(inputs: AttackInputs, model) -> AttackInputs:
