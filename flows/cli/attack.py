@@ -6,6 +6,7 @@ import typer
 
 from flows.cli.named import Address, Model, model_address
 from flows.cli.options import Json
+from flows.cli.terminal import console
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -97,16 +98,14 @@ def _tell(found: "Artifact", store: "Store", *, json: bool) -> None:
     if json:
         show.as_json(found)
         return
-    from rich.console import Console
 
-    terminal = Console(highlight=False, markup=False)
-    console = terminal if terminal.is_terminal else Console(width=WIDTH, markup=False)
+    terminal = console(WIDTH)
     report = read_attack(found, store=store)
-    console.print(_table(report))
+    terminal.print(_table(report))
     for check in report.checks:
-        console.print(f"{'yes' if check.passed else 'NO '}  {check.name}: {check.told}")
+        terminal.print(f"{'yes' if check.passed else 'NO '}  {check.name}: {check.told}")
     for name, inside in INSIDE.items():
-        console.print(f"{name:<7} {show.place(store, found, inside)}", soft_wrap=True)
+        terminal.print(f"{name:<7} {show.place(store, found, inside)}", soft_wrap=True)
 
 
 def _table(report: "AttackReport") -> Any:

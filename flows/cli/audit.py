@@ -20,6 +20,7 @@ from flows.cli.options import (
     Source,
 )
 from flows.cli.start import started
+from flows.cli.terminal import console
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -161,17 +162,14 @@ def _tell(found: "Artifact", store: "Store", *, json: bool) -> None:
     if json:
         show.as_json(found)
         return
-    from rich.console import Console
 
-    terminal = Console(highlight=False, markup=False)
-    # A pipe has no width: let the table have the one it needs.
-    console = terminal if terminal.is_terminal else Console(width=WIDTH, markup=False)
+    terminal = console(WIDTH)
     report = read_audit(found, store=store)
-    console.print(_table(report))
+    terminal.print(_table(report))
     if left := ", ".join(f"{n} {why.replace('_', ' ')}" for why, n in report.left_out.items() if n):
-        console.print(f"not looked at: {left}", soft_wrap=True)
+        terminal.print(f"not looked at: {left}", soft_wrap=True)
     for name, inside in INSIDE.items():
-        console.print(f"{name:<7} {show.place(store, found, inside)}", soft_wrap=True)
+        terminal.print(f"{name:<7} {show.place(store, found, inside)}", soft_wrap=True)
 
 
 def _table(report: "AuditReport") -> Any:

@@ -8,6 +8,7 @@ import typer
 
 from flows.cli.options import DEFAULT_ROOT, Json, Root
 from flows.cli.settings import reach
+from flows.cli.terminal import console
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -75,12 +76,9 @@ def seconds(text: str) -> float:
 
 def _show(told: "Clearance", *, delete: bool) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
-    terminal = Console(highlight=False, markup=False)
-    # A pipe has no width: let the table have the one it needs.
-    console = terminal if terminal.is_terminal else Console(width=WIDTH, markup=False)
+    terminal = console(WIDTH)
     if told.items:
         title = f"garbage in {told.root}"
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
@@ -90,11 +88,11 @@ def _show(told: "Clearance", *, delete: bool) -> None:
         for kind, words in WORDS.items():
             if mine := [one for one in told.items if one.kind == kind]:
                 table.add_row(kind, *_sums(mine), words)
-        console.print(table)
-    console.print(_verdict(told, delete=delete), soft_wrap=True)
+        terminal.print(table)
+    terminal.print(_verdict(told, delete=delete), soft_wrap=True)
     if told.left:
         left = ", ".join(f"{why} {number}" for why, number in told.left.items())
-        console.print(f"left alone: {left}", soft_wrap=True)
+        terminal.print(f"left alone: {left}", soft_wrap=True)
 
 
 def _verdict(told: "Clearance", *, delete: bool) -> str:

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from flows.cli.terminal import console
 from schemas.decision import Check, Decision, ModelRef, Version
 
 TABLE_WIDTH = 120
@@ -16,28 +16,28 @@ VERDICT = {True: "yes", False: "NO", None: "not judged"}
 
 def show(versions: Sequence[Version], decisions: Sequence[Decision]) -> None:
     """All versions, then all decisions."""
-    console = _console()
+    terminal = console(TABLE_WIDTH)
     if not versions and not decisions:
-        console.print("no model is registered yet: psavlm run and psavlm promote do it")
+        terminal.print("no model is registered yet: psavlm run and psavlm promote do it")
         return
     table = _table("models", "version", "aliases", "model", "registered", "address")
     for version in versions:
         model = f"{version.step} {version.fingerprint[:SHORT]}"
         aliases = ", ".join(version.aliases)
         table.add_row(str(version.version), aliases, model, _when(version.created), version.uri)
-    console.print(table)
+    terminal.print(table)
     table = _table("decisions", "no.", "time", "what", "candidate", "against", "why")
     for one in decisions:
         against = f"{one.opponent} {_model(one.reference)}"
         why = one.reasons[0] + (f" (+ {len(one.reasons) - 1})" if len(one.reasons) > 1 else "")
         what, candidate = one.action.replace("_", " "), _model(one.candidate)
         table.add_row(str(one.number), _when(one.time), what, candidate, against, why)
-    console.print(table)
+    terminal.print(table)
 
 
 def show_one(decision: Decision) -> None:
     """A decision with its evidence."""
-    console = _console()
+    terminal = console(TABLE_WIDTH)
     if decision.checks:
         title = f"candidate against {decision.opponent}, in %"
         table = _table(title, "rate", "n", "candidate", "other", "difference", "bar", "holds")
@@ -45,14 +45,14 @@ def show_one(decision: Decision) -> None:
         shown = "all" if "all" in parts else "open"
         for check in (check for check in decision.checks if check.part == shown):
             table.add_row(*_cells(check))
-        console.print(table)
-        console.print(_told(decision, parts - {shown}), soft_wrap=True)
+        terminal.print(table)
+        terminal.print(_told(decision, parts - {shown}), soft_wrap=True)
     number = "dry run" if decision.number is None else f"decision {decision.number}"
     repeated = ", as before" if decision.repeated else ""
     action = decision.action.replace("_", " ")
-    console.print(f"{number}{repeated}: {action} {_model(decision.candidate)}", soft_wrap=True)
+    terminal.print(f"{number}{repeated}: {action} {_model(decision.candidate)}", soft_wrap=True)
     for reason in decision.reasons:
-        console.print(f"  {reason}", soft_wrap=True)
+        terminal.print(f"  {reason}", soft_wrap=True)
 
 
 def _told(decision: Decision, parts: Collection[str]) -> str:
@@ -92,9 +92,3 @@ def _table(title: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
-
-
-def _console() -> Console:
-    terminal = Console(highlight=False, markup=False)
-    # A pipe has no width: let the tables have the one they need.
-    return terminal if terminal.is_terminal else Console(width=TABLE_WIDTH, markup=False)

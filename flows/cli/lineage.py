@@ -7,6 +7,7 @@ import typer
 
 from flows.cli.options import DEFAULT_ROOT, Json, Root
 from flows.cli.settings import reach
+from flows.cli.terminal import console
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -39,12 +40,9 @@ def show(artifact: Name, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     if json:
         sys.stdout.write(told.model_dump_json() + "\n")
         return
-    from rich.console import Console
 
-    terminal = Console(highlight=False, markup=False)
-    # A pipe has no width: let the tree have the one it needs.
-    console = terminal if terminal.is_terminal else Console(width=WIDTH, markup=False)
-    console.print(_tree(told))
+    terminal = console(WIDTH)
+    terminal.print(_tree(told))
 
 
 def _tree(told: "Lineage") -> "Tree":

@@ -20,6 +20,7 @@ from flows.cli.options import (
     Source,
 )
 from flows.cli.recipe import show_recipe
+from flows.cli.terminal import console
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -91,12 +92,9 @@ def _check_alone(context: typer.Context) -> None:
 
 def _show(plan: "Plan") -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
-    terminal = Console(highlight=False, markup=False)
-    # A pipe has no width: let the table have the one it needs.
-    console = terminal if terminal.is_terminal else Console(width=WIDTH, markup=False)
+    terminal = console(WIDTH)
     title = f"preset {plan.preset}, root {plan.root}: nothing has been started"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("step", no_wrap=True)
@@ -108,9 +106,9 @@ def _show(plan: "Plan") -> None:
         cost = (duration(step.seconds), size(step.bytes)) if not step.reused else ("", "")
         state = "reused" if step.reused else "run"
         table.add_row(step.name, state, _rows(step), *cost, _what(step))
-    console.print(table)
+    terminal.print(table)
     for line in summary(plan):
-        console.print(line, soft_wrap=True)
+        terminal.print(line, soft_wrap=True)
 
 
 def _rows(step: "PlannedStep") -> str:

@@ -3,6 +3,8 @@
 import sys
 from typing import TYPE_CHECKING
 
+from flows.cli.terminal import console
+
 if TYPE_CHECKING:
     from schemas.config import SourceConfig
     from schemas.recipe import RecipeLine, RecipePlan
@@ -30,12 +32,9 @@ def show_recipe(path: str, *, json: bool) -> None:
 
 def _show(told: "RecipePlan") -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
-    terminal = Console(highlight=False, markup=False)
-    # A pipe has no width: let the table have the one it needs.
-    console = terminal if terminal.is_terminal else Console(width=WIDTH, markup=False)
+    terminal = console(WIDTH)
     title = f"recipe {told.recipe}: counts of {told.origin}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for name in ("type", "part", "set"):
@@ -48,9 +47,9 @@ def _show(told: "RecipePlan") -> None:
         counts = (str(line.papers), _number(line.train), _number(line.found))
         kind = (line.status, line.access, line.format or "-")
         table.add_row(line.type, line.name, line.set, *counts, *kind)
-    console.print(table)
+    terminal.print(table)
     for text in (*totals(told), *terms(told), *commands(told)):
-        console.print(text, soft_wrap=True)
+        terminal.print(text, soft_wrap=True)
 
 
 def totals(told: "RecipePlan") -> list[str]:

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Mapping
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from flows.cli.terminal import console
 from flows.outcome import Outcome
 from flows.told import in_words
 from infra.store import Store
@@ -41,11 +41,9 @@ def run_as_json(outcome: Outcome, reports: list[ArmReport]) -> None:
 
 def summary(outcome: Outcome, reports: list[ArmReport], store: Store) -> None:
     """The table of all arms, where things are, and what the gate says."""
-    terminal = Console(highlight=False, markup=False)
-    # A pipe has no width: let the table have the one it needs.
-    console = terminal if terminal.is_terminal else Console(width=TABLE_WIDTH, markup=False)
+    terminal = console(TABLE_WIDTH)
     if reports:
-        console.print(_table(reports))
+        terminal.print(_table(reports))
     artifacts = outcome.artifacts
     places = {
         "model": artifacts.get("stage2") or artifacts.get("stage1"),
@@ -55,11 +53,11 @@ def summary(outcome: Outcome, reports: list[ArmReport], store: Store) -> None:
     }
     for name, artifact in places.items():
         if artifact is not None:
-            console.print(f"{name:<10} {place(store, artifact, INSIDE[name])}", soft_wrap=True)
+            terminal.print(f"{name:<10} {place(store, artifact, INSIDE[name])}", soft_wrap=True)
     if model := places["model"]:
-        console.print(f"{'artifact':<10} {model.uri}", soft_wrap=True)
+        terminal.print(f"{'artifact':<10} {model.uri}", soft_wrap=True)
     if outcome.decision is not None:
-        console.print(f"{'gate':<10} {in_words(outcome.decision)}", soft_wrap=True)
+        terminal.print(f"{'gate':<10} {in_words(outcome.decision)}", soft_wrap=True)
 
 
 def _last_answers(artifacts: Mapping[str, Artifact]) -> Artifact | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from flows.cli.options import Json
+from flows.cli.terminal import console
 
 if TYPE_CHECKING:
     from tasks.sources import Reader
@@ -48,12 +49,9 @@ def sources(json: Json = False) -> None:
 
 def _show(found: "dict[str, Reader]") -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
-    terminal = Console(highlight=False, markup=False)
-    # A pipe has no width: let the table have the one it needs.
-    console = terminal if terminal.is_terminal else Console(width=WIDTH, markup=False)
+    terminal = console(WIDTH)
     table = Table(title="formats", title_justify="left", box=SIMPLE_HEAD)
     for column in ("format", "what it reads", "labels", "licence"):
         table.add_column(column, overflow="fold", no_wrap=column == "format")
@@ -61,9 +59,9 @@ def _show(found: "dict[str, Reader]") -> None:
         use = ", evaluation only" if reader.evaluation_only else ""
         licence = reader.licence or "-"
         table.add_row(name, reader.about, reader.labels, licence + use)
-    console.print(table)
+    terminal.print(table)
     # Below the table, not in it: a folded line cannot be copied.
     for reader in found.values():
-        console.print(f"  psavlm ingest --source '{reader.example}'", soft_wrap=True)
-    console.print()
-    console.print(OWN, soft_wrap=True)
+        terminal.print(f"  psavlm ingest --source '{reader.example}'", soft_wrap=True)
+    terminal.print()
+    terminal.print(OWN, soft_wrap=True)

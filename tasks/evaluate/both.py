@@ -14,10 +14,10 @@ from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import EvaluateConfig
 from schemas.policies import operators_policy
-from schemas.taxonomy import CLEAN, load_taxonomy
-from tasks.base_model import FOLDER, libraries
+from schemas.taxonomy import load_taxonomy
+from tasks.base_model import libraries
 from tasks.evaluate.judging import Judge
-from tasks.evaluate.step import ITEMS, held_out_rows, judged_item, question_of
+from tasks.evaluate.step import ITEMS, held_out_rows, judged_item
 from tasks.evaluate.step import VERSION as EVALUATE_VERSION
 from tasks.progress import progress
 
@@ -72,21 +72,8 @@ def _build(
     from tasks.evaluate.operate import Asked, Operator
 
     rows = held_out_rows(store.local(parents["labelled"]))
-    operator = Operator(
-        store.local(parents["base"]) / FOLDER,
-        store.local(parents["model"]) / FOLDER,
-        parents["features"],
-        policy=operators_policy(config.policy, taxonomy=load_taxonomy(config.taxonomy)),
-        batch=config.batch,
-    )
-    asked = [
-        Asked(
-            row["image_ids"][0] if row["image_ids"] else None,
-            question_of(row),
-            row["risk_type"] == CLEAN,
-        )
-        for row in rows
-    ]
+    operator = Operator.of(config, parents, store)
+    asked = [Asked.of(row) for row in rows]
     with progress(f"evaluate {parents['model'].step} both ways", len(rows)) as tick:
         ways = operator.both_ways(asked, max_new_tokens=config.max_new_tokens, tick=tick)
     judge = Judge.of(rows, config.refusal_markers)

@@ -9,18 +9,24 @@ N images, K risk types, L levels.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from infra.store import Store
 from model.guard import Answer, Verdict
 from model.policy import GuardPolicy, decide, risk_score, threshold_at
 from model.prompts import Prompt
 from schemas.artifact import Artifact
-from schemas.policies import OperatorPolicy
+from schemas.config import EvaluateConfig
+from schemas.policies import OperatorPolicy, operators_policy
 from schemas.sweep import MATCHED, UNCALIBRATED
+from schemas.taxonomy import CLEAN, load_taxonomy
+from tasks.base_model import FOLDER
 from tasks.encode import FeatureCache
 from tasks.evaluate.arms import open_backbone, open_guarded
+from tasks.evaluate.step import question_of
 from tasks.progress import Tick
 
 # The guard as if it had seen nothing, and as if every image were over its threshold.
@@ -36,6 +42,12 @@ class Asked:
     image_id: str | None
     question: str
     benign: bool
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "Asked":
+        """A row of the test split."""
+        image = row["image_ids"][0] if row["image_ids"] else None
+        return cls(image, question_of(row), row["risk_type"] == CLEAN)
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,17 @@ class Operator:
         self.guarded, self.intervention = open_guarded(model, backbone, policy=policy)
         self.cache = FeatureCache(features)
         self.batch = batch
+
+    @classmethod
+    def of(cls, config: EvaluateConfig, parents: dict[str, Artifact], store: Store) -> "Operator":
+        """That of an evaluation's parents: base, model and features."""
+        return cls(
+            store.local(parents["base"]) / FOLDER,
+            store.local(parents["model"]) / FOLDER,
+            parents["features"],
+            policy=operators_policy(config.policy, taxonomy=load_taxonomy(config.taxonomy)),
+            batch=config.batch,
+        )
 
     def operate(
         self, items: Sequence[Asked], *, rate: float, max_new_tokens: int, tick: Tick

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,10 +11,10 @@ from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.policies import operators_policy
 from schemas.sweep import PointsConfig
-from schemas.taxonomy import CLEAN, load_taxonomy
-from tasks.base_model import FOLDER, libraries
+from schemas.taxonomy import load_taxonomy
+from tasks.base_model import libraries
 from tasks.evaluate.judging import Judge
-from tasks.evaluate.step import ITEMS, held_out_rows, judged_item, question_of
+from tasks.evaluate.step import ITEMS, held_out_rows, judged_item
 from tasks.evaluate.step import VERSION as EVALUATE_VERSION
 from tasks.progress import progress
 
@@ -78,16 +77,8 @@ def _build(
     from tasks.evaluate.operate import Asked, Operator
 
     rows = held_out_rows(store.local(parents["labelled"]))
-    operator = Operator(
-        store.local(parents["base"]) / FOLDER,
-        store.local(parents["model"]) / FOLDER,
-        parents["features"],
-        policy=operators_policy(
-            config.evaluate.policy, taxonomy=load_taxonomy(config.evaluate.taxonomy)
-        ),
-        batch=config.evaluate.batch,
-    )
-    asked = [Asked(_image(row), question_of(row), row["risk_type"] == CLEAN) for row in rows]
+    operator = Operator.of(config.evaluate, parents, store)
+    asked = [Asked.of(row) for row in rows]
     with progress(f"evaluate {parents['model'].step}", len(rows)) as tick:
         points = operator.operate(
             asked,
@@ -105,7 +96,3 @@ def _build(
     thresholds = {name: point.threshold for name, point in points.items()}
     (folder / THRESHOLDS).write_text(json.dumps(thresholds, indent=1), encoding="utf-8")
     return {"items": len(rows), "points": len(points)}
-
-
-def _image(row: dict[str, Any]) -> str | None:
-    return row["image_ids"][0] if row["image_ids"] else None
