@@ -8,9 +8,10 @@ import base64
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Event
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -102,20 +103,24 @@ class Chat:
         Raises:
             ConfigError, ServerError: as `ask`, after those that were under way have been told.
         """
+        failed: PsavlmError | None = None
+        # Futures that are cancelled are not told to `as_completed`, which would wait for ever.
+        stopped = Event()
+
+        def ask(question: Question) -> Reply | None:
+            return None if stopped.is_set() else self.ask(question, max_tokens=max_tokens)
+
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            asked = {
-                pool.submit(self.ask, one, max_tokens=max_tokens): place
-                for place, one in enumerate(questions)
-            }
-            failed: PsavlmError | None = None
+            asked = {pool.submit(ask, one): place for place, one in enumerate(questions)}
             for done in as_completed(asked):
                 try:
-                    kept(asked[done], done.result())
+                    reply = done.result()
                 except PsavlmError as error:
                     failed = failed or error
-                    pool.shutdown(wait=False, cancel_futures=True)
-                except CancelledError:
+                    stopped.set()
                     continue
+                if reply is not None:
+                    kept(asked[done], reply)
         if failed:
             raise failed
 
