@@ -103,7 +103,10 @@ def refused(said: Said, here: Path, *words: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--preset", "tinny"], "unknown preset 'tinny'; did you mean 'tiny'? give one of llava-1.5-7b-48gb,"),
+        (
+            ["--preset", "tinny"],
+            "unknown preset 'tinny'; did you mean 'tiny'? give one of llava-1.5-7b-48gb,",
+        ),
         (["--preset", ""], "or the path of a .toml file"),
         (["--preset", "../taxonomy"], "unknown preset '../taxonomy'"),
         (["--preset", "no.toml"], "'no.toml' cannot be read: No such file or directory"),

@@ -26,6 +26,8 @@ from tests.hostile import encoded
 ROOT = Path(__file__).parents[1]
 MOST = 50_000_000
 SMALL = [encoded("PNG", seed=seed) for seed in range(3)]
+# Seconds of work after which a child is past its start (0.2) and in mid `slow` (2.0).
+SLOW = 1.0
 
 
 def slow() -> bytes:
@@ -61,7 +63,7 @@ def signalled(number: int, *, times: int) -> threading.Thread:
         left = times
         while left:
             for child in at_work(os.getpid()):
-                if child.status() != psutil.STATUS_ZOMBIE and child.cpu_times().user > 0.5:
+                if child.status() != psutil.STATUS_ZOMBIE and child.cpu_times().user > SLOW:
                     child.send_signal(number)
                     lingering([child], 10)  # it is its parent's, who asks how it ended
                     left -= 1

@@ -326,7 +326,7 @@ def trainer(bench: Bench, *, steps: int) -> float:
         r=method.lora_rank, lora_alpha=method.lora_alpha, lora_dropout=0.0,
         target_modules=rf".*language_model\..*\.({kinds})",
     )  # fmt: skip
-    model = get_peft_model(backbone.llava, lora)
+    model = get_peft_model(backbone.vlm, lora)
     tokenizer, patches = backbone.tokenizer, backbone.patches
 
     def example(number: int) -> dict[str, Any]:
