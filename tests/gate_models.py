@@ -297,7 +297,7 @@ WORSE: dict[str, tuple[Change, str]] = {
     "takes clean for a risk": (rolled("head.type_logits", len(RISKS) + 1), "benign_refused"),
     "blind": (blind, "benign_refused"),
     "shuffled": (shuffled, "benign_exact"),
-    "noised by 1": (noised(1.0), "near_miss_refused"),
+    "noised by 1": (noised(1.0), "benign_refused"),
     "noised by 2": (noised(2.0), "benign_exact"),
     "noised by 4": (noised(4.0), "benign_exact"),
 }
