@@ -96,7 +96,9 @@ class Bench:
 # --- the good model ---
 
 
-def bench(root: str, tiny_root: str, *, train: Callable | None = None) -> Bench:
+def bench(
+    root: str, tiny_root: str, *, train: Callable | None = None, items: Callable | None = None
+) -> Bench:
     """A root of its own with links to the tiny world's artifacts, some items, a trained model."""
     up_to(_line(tiny_root), "encode")
     for step in (*LIBRARIES, "tiny_world", "ingest", "validate", "base_model", "encode"):
@@ -104,7 +106,8 @@ def bench(root: str, tiny_root: str, *, train: Callable | None = None) -> Bench:
             shutil.copytree(Path(tiny_root) / step, Path(root) / step, copy_function=os.link)
     store, made = Store(root), up_to(_line(root), "encode")
     good = (train or trained)(store, made)
-    return Bench(store, made["base"], made["ingest"], some_items(store, made), made["encode"], good)
+    asked = (items or some_items)(store, made)
+    return Bench(store, made["base"], made["ingest"], asked, made["encode"], good)
 
 
 def _line(root: str) -> Iterator[tuple[str, Artifact]]:
@@ -127,6 +130,11 @@ def some_items(store: Store, made: dict[str, Artifact]) -> Artifact:
 
     parents = {"samples": made["ingest"]}
     return store.artifact("validate", 1, config={"items": 560}, parents=parents, build=build)
+
+
+def all_items(store: Store, made: dict[str, Artifact]) -> Artifact:
+    """The whole test split: at the twelfth look, 560 items no longer show that a model is good."""
+    return made["validate"]
 
 
 def trained(store: Store, made: dict[str, Artifact]) -> Artifact:
@@ -297,7 +305,7 @@ WORSE: dict[str, tuple[Change, str]] = {
     "takes clean for a risk": (rolled("head.type_logits", len(RISKS) + 1), "benign_refused"),
     "blind": (blind, "benign_refused"),
     "shuffled": (shuffled, "benign_exact"),
-    "noised by 1": (noised(1.0), "benign_refused"),
+    "noised by 1": (noised(1.0), "benign_exact"),
     "noised by 2": (noised(2.0), "benign_exact"),
     "noised by 4": (noised(4.0), "benign_exact"),
 }

@@ -34,7 +34,7 @@ from tasks.promote import PromoteInputs, promote, register_candidate, rollback
 from tasks.promote.history import History
 from tasks.promote.records import follow
 from tasks.promote.spending import Look
-from tests.gate_models import EVALUATE, WORSE, Bench, bench, middling, whole_run
+from tests.gate_models import EVALUATE, WORSE, Bench, all_items, bench, middling, whole_run
 
 torch.set_num_threads(1)
 GATE = load_gate("default")
@@ -466,14 +466,15 @@ def test_ten_degraded_checkpoints_of_a_whole_run_are_refused(
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.chdir(tmp_path)
-    house = bench(str(tmp_path / "store"), tiny_root, train=whole_run)
-    first = bench(str(tmp_path / "store"), tiny_root)
+    house = bench(str(tmp_path / "store"), tiny_root, train=whole_run, items=all_items)
+    first = bench(str(tmp_path / "store"), tiny_root, items=all_items)
     assert ask(house, first.changed(first.good, "middling", middling)).action == "promoted"
     for name, (change, condition) in WORSE.items():
         decision = ask(house, house.changed(house.good, name, change))
         assert decision.action == "refused", name
         assert f"{condition}/champion" in failed(decision), name
-    assert ask(house, house.good).action == "promoted"
+    better = ask(house, house.good)
+    assert better.action == "promoted", better.reasons
     assert len(decisions(house)) == len(WORSE) + 2 == 12
     assert rollback(house.store).candidate.step == "stage1"
 
