@@ -140,7 +140,7 @@ def _checks(rows: Sequence[AttackRow]) -> list[AttackCheck]:
         noise = left[NOISE, eps]
         checks.append(
             AttackCheck(
-                name=f"gradients do more than noise at {eps}/255",
+                name=f"noise does no more than gradients at {eps}/255",
                 passed=least <= noise,
                 told=f"{what}: {least:.1%} after {name}, {noise:.1%} after noise",
             )
