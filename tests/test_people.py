@@ -95,7 +95,7 @@ def test_licences_are_rolled_up_to_one_only_where_there_is_one():
 
 def test_a_card_says_which_licences_forbid_commerce_and_which_rows_name_none(made, alone):
     """A model that says what it was trained on; its snapshot has both kinds."""
-    from flows.cli.compare import ready
+    from flows.cli.start import ready
     from flows.comparing import score_card
     from flows.line import plainly
     from tasks.card import write_card

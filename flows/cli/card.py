@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.compare import Items, ready
 from flows.cli.named import Address, Model, model_address
-from flows.cli.options import DEFAULT_ROOT, Json, Preset, Root
+from flows.cli.options import DEFAULT_ROOT, Items, Json, Preset, Root
+from flows.cli.start import ready
 
 
 def register(app: typer.Typer) -> None:

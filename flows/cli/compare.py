@@ -1,27 +1,16 @@
 """`psavlm compare` and `history`: which of two models is safer, and how all versions have fared."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import DEFAULT_ROOT, Json, Preset, Root
+from flows.cli.options import DEFAULT_ROOT, NAMES, Items, Json, Preset, Root
+from flows.cli.start import ready
 
 if TYPE_CHECKING:
     from infra.store import Store
     from schemas.artifact import Artifact
-    from schemas.config import PipelineConfig
-
-NAMES = (
-    "a registered model (champion, previous, a version), an artifact's address, a Hugging Face "
-    "folder, https://host/v1#model, or base: the other one's"
-)
-Items = Annotated[
-    str,
-    typer.Option(help="Address of a labelled snapshot; empty is what the newest model learned on."),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -70,24 +59,6 @@ def history(
         typer.echo(read_past(page, store=store).model_dump_json())
     else:
         _show(page, store)
-
-
-@contextlib.contextmanager
-def ready(preset: str, root: str) -> Iterator[tuple["PipelineConfig", "Store"]]:
-    """The preset's config and the store; what is used of Ray is left afterwards."""
-    from flows.cli.settings import connect
-    from flows.parameters import configured
-    from infra import ray_cluster
-    from infra.store import Store
-    from tasks.credentials import use_credentials
-
-    connect()
-    use_credentials()
-    config = configured({"preset": preset})
-    try:
-        yield config, Store(root)
-    finally:
-        ray_cluster.leave()
 
 
 def _show(page: "Artifact", store: "Store") -> None:

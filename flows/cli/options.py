@@ -34,6 +34,16 @@ Json = Annotated[bool, typer.Option("--json", help="One line of JSON on standard
 DEFAULT_ROOT = ".psavlm/store"
 
 
+NAMES = (
+    "a registered model (champion, previous, a version), an artifact's address, a Hugging Face "
+    "folder, https://host/v1#model, or base: the other one's"
+)
+Items = Annotated[
+    str,
+    typer.Option(help="Address of a labelled snapshot; empty is what the newest model learned on."),
+]
+
+
 @dataclass(frozen=True)
 class Choice:
     """What a run or step was asked for, as given."""

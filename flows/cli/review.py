@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.compare import NAMES, Items, ready
-from flows.cli.options import DEFAULT_ROOT, Json, Preset, Root
+from flows.cli.options import DEFAULT_ROOT, NAMES, Items, Json, Preset, Root
+from flows.cli.start import ready
 
 if TYPE_CHECKING:
     from tasks.review.votes import Review

@@ -47,3 +47,21 @@ def started(choice: Choice, until: str | None) -> Iterator[tuple["PipelineConfig
         for folder in new:
             with contextlib.suppress(OSError):  # there is something in it, or it was never made
                 folder.rmdir()
+
+
+@contextlib.contextmanager
+def ready(preset: str, root: str) -> Iterator[tuple["PipelineConfig", "Store"]]:
+    """The preset's config and the store; what is used of Ray is left afterwards."""
+    from flows.cli.settings import connect
+    from flows.parameters import configured
+    from infra import ray_cluster
+    from infra.store import Store
+    from tasks.credentials import use_credentials
+
+    connect()
+    use_credentials()
+    config = configured({"preset": preset})
+    try:
+        yield config, Store(root)
+    finally:
+        ray_cluster.leave()
