@@ -10,6 +10,7 @@ from schemas.ablation import ABLATION_METRICS, PARTS, MethodPoint
 from schemas.artifact import Artifact
 from schemas.config import NOTHING
 from tasks.sweep.files import read_rows
+from tasks.sweep.tracking import whole_run
 
 
 def log_ablation(table: Artifact, points: Sequence[MethodPoint], *, store: Store) -> str:
@@ -27,16 +28,10 @@ def log_ablation(table: Artifact, points: Sequence[MethodPoint], *, store: Store
     """
     registry = Registry()
     registry.check(store.root)
-    folder, config = store.local(table), store.manifest(table).config
+    config = store.manifest(table).config
     names = {"methods": "order", "seeds": "seeds", "held_out": "held_out"}
-    whole = Run(
-        key=table.fingerprint,
-        name=f"ablation {table.fingerprint[:8]}",
-        params={name: config[key] for name, key in names.items()},
-        metrics={name: float(count) for name, count in table.counts.items()},
-        tags={"kind": "ablation", "uri": table.uri},
-        files={path.name: path for path in sorted(folder.iterdir())},
-    )
+    params = {name: config[key] for name, key in names.items()}
+    whole = whole_run(table, name="ablation", kind="ablation", params=params, store=store)
     parent = registry.log_run(whole)
     rows = {(row["method"], row["seed"]): row for row in read_rows(table, store=store).to_pylist()}
     for point in points:

@@ -27,21 +27,37 @@ def log_sweep(table: Artifact, points: Sequence[SweepPoint], *, store: Store) ->
     """
     registry = Registry()
     registry.check(store.root)
-    folder, config = store.local(table), store.manifest(table).config
-    whole = Run(
-        key=table.fingerprint,
-        name=f"ratio sweep {table.fingerprint[:8]}",
-        params={name: config[name] for name in ("ratios", "seeds", "total", "false_positive_rate")},
-        metrics={name: float(count) for name, count in table.counts.items()},
-        tags={"kind": "sweep", "uri": table.uri},
-        files={path.name: path for path in sorted(folder.iterdir())},
-    )
+    config = store.manifest(table).config
+    params = {name: config[name] for name in ("ratios", "seeds", "total", "false_positive_rate")}
+    whole = whole_run(table, name="ratio sweep", kind="sweep", params=params, store=store)
     parent = registry.log_run(whole)
     rows = read_rows(table, store=store).to_pylist()
     for point in points:
         own = [r for r in rows if (r["ratio"], r["seed"]) == (point.ratio, point.seed)]
         registry.log_run(_run(point, own, table), parent=parent)
     return parent
+
+
+def whole_run(
+    table: Artifact, *, name: str, kind: str, params: dict[str, Any], store: Store
+) -> Run:
+    """The parent of a table's points: its counts, and its files.
+
+    Args:
+        table: the artifact of all points.
+        name: what it is, for people.
+        kind: what it is, as a tag.
+        params: what was asked for.
+        store: where artifacts live.
+    """
+    return Run(
+        key=table.fingerprint,
+        name=f"{name} {table.fingerprint[:8]}",
+        params=params,
+        metrics={name: float(count) for name, count in table.counts.items()},
+        tags={"kind": kind, "uri": table.uri},
+        files={path.name: path for path in sorted(store.local(table).iterdir())},
+    )
 
 
 def _run(point: SweepPoint, rows: Sequence[dict[str, Any]], table: Artifact) -> Run:
