@@ -1,10 +1,18 @@
-"""AWS settings from a Prefect block: keys that a team keeps in its Prefect server."""
+"""AWS settings from a Prefect block: keys that a team keeps in its Prefect server.
 
+    python -m tasks.credentials BLOCK
+
+prints the keys of the role that the block takes on, for AWS's tools (tasks/role_keys.py).
+"""
+
+import json
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from infra.faults import reason, troubles
 from schemas.errors import ConfigError, ServerError, StorageError
+from tasks.role_keys import profile_stands, role_profile, told_keys
 
 if TYPE_CHECKING:
     from prefect_aws import AwsCredentials
@@ -17,7 +25,8 @@ def use_credentials() -> None:
     """Put the AWS Credentials block that PSAVLM_AWS_BLOCK names into this process's environment.
 
     Only its name travels: every process that reads a bucket asks the Prefect server itself, so
-    that the keys are in no parameter, no log and no Ray job. A key that is set already stays.
+    that the keys are in no parameter, no log and no Ray job. A key that is set already stays. Keys
+    of a role that the block takes on are renewed by AWS's own tools (tasks/role_keys.py).
 
     Raises:
         ConfigError: no such block, nothing in it, or prefect-aws is not installed.
@@ -25,11 +34,11 @@ def use_credentials() -> None:
         StorageError: AWS refuses the role that the block names.
     """
     name = os.environ.get(BLOCK)
-    if name and KEY not in os.environ:
-        os.environ.update(_settings(name))
+    if name and KEY not in os.environ and not profile_stands():
+        os.environ.update(_settings(_block(name), name))
 
 
-def _settings(name: str) -> dict[str, str]:
+def _block(name: str) -> "AwsCredentials":
     if not os.environ.get("PREFECT_API_URL"):
         raise ServerError(
             f"{BLOCK}={name} names a block of a Prefect server, and none is there: psavlm up, or "
@@ -42,7 +51,7 @@ def _settings(name: str) -> dict[str, str]:
     except ImportError:
         raise ConfigError(f"{BLOCK}={name} needs prefect-aws: pip install 'psavlm[aws]'") from None
     try:
-        block = AwsCredentials.load(name)
+        return AwsCredentials.load(name)
     except HTTPError as error:
         raise ServerError(
             f"{BLOCK}={name}: the Prefect server at PREFECT_API_URL does not answer ({error}); "
@@ -53,10 +62,9 @@ def _settings(name: str) -> dict[str, str]:
             f"{BLOCK}={name}: the Prefect server has no block of type AWS Credentials with this "
             "name; make it on its page, or correct the setting"
         ) from None
-    return _told(block, name)
 
 
-def _told(block: "AwsCredentials", name: str) -> dict[str, str]:
+def _settings(block: "AwsCredentials", name: str) -> dict[str, str]:
     try:
         # With the keys of its profile or role, if that is what it names.
         session = block.get_boto3_session()
@@ -68,11 +76,20 @@ def _told(block: "AwsCredentials", name: str) -> dict[str, str]:
         raise StorageError(f"{BLOCK}={name} gives no credentials: {why}") from None
     if keys is None:
         raise ConfigError(f"{BLOCK}={name}: the block is empty; give it a key, profile or role")
-    settings = {
-        KEY: keys.access_key,
-        "AWS_SECRET_ACCESS_KEY": keys.secret_key,
-        "AWS_SESSION_TOKEN": keys.token,
-        "AWS_DEFAULT_REGION": session.region_name,
-        "AWS_ENDPOINT_URL": block.aws_client_parameters.endpoint_url,
-    }
+    there, region = block.aws_client_parameters.endpoint_url, session.region_name
+    if block.assume_role_arn:
+        # The address is the bucket's alone: roles are taken on elsewhere.
+        settings = {**role_profile(name), "AWS_ENDPOINT_URL_S3": there}
+    else:
+        settings = {
+            KEY: keys.access_key,
+            "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+            "AWS_SESSION_TOKEN": keys.token,
+            "AWS_ENDPOINT_URL": there,
+        }
+    settings["AWS_DEFAULT_REGION"] = region
     return {setting: value for setting, value in settings.items() if value}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(told_keys(_block(sys.argv[1]))))

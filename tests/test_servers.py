@@ -1,5 +1,6 @@
 """`psavlm up` and `down` in a folder of their own: real servers on free ports, killed and taken."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -27,6 +28,7 @@ from infra.servers.state import FOLDER, Server, addresses, servers, write
 from infra.servers.temporary import temporary
 from schemas.errors import ConfigError
 from tasks.credentials import BLOCK, use_credentials
+from tests.s3_server import BUCKET, s3_server
 from tests.town import HOME, command, project, psavlm
 from tests.town import start as begin
 
@@ -419,6 +421,47 @@ def test_keys_come_from_a_block_of_the_prefect_server(
         "AWS_DEFAULT_REGION": "eu-west-1",
         "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
     }
+
+
+@pytest.mark.slow
+def test_keys_of_a_role_are_asked_for_again_before_they_end(
+    bare: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect_aws import AwsClientParameters, AwsCredentials
+
+    from infra.bucket import bucket
+
+    with s3_server() as there, temporary_settings({PREFECT_API_URL: bare}):
+        for name in ("AWS_CONFIG_FILE", "AWS_PROFILE", *there):
+            # Set and taken away, so that what the block sets goes with the test.
+            monkeypatch.setenv(name, "")
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "")
+        monkeypatch.setenv("PREFECT_API_URL", bare)
+        monkeypatch.setenv(BLOCK, "role")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", there["AWS_ENDPOINT_URL"])
+        block = AwsCredentials(
+            aws_access_key_id="AKIATEAM",
+            aws_secret_access_key="the-secret-of-the-team",
+            region_name="us-east-1",
+            aws_client_parameters=AwsClientParameters(endpoint_url=there["AWS_ENDPOINT_URL"]),
+            assume_role_arn="arn:aws:iam::123456789012:role/trainer",
+            assume_role_kwargs={"DurationSeconds": 900},  # so short that AWS's tools renew at once
+        )
+        block.save("role")
+        use_credentials()
+        told = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        assert "the-secret-of-the-team" not in str(told) and "AWS_ACCESS_KEY_ID" not in told
+        assert "the-secret-of-the-team" not in Path(told["AWS_CONFIG_FILE"]).read_text()
+        use_credentials()  # as a process does that this one started
+        assert os.environ["AWS_CONFIG_FILE"] == told["AWS_CONFIG_FILE"]
+        files = bucket()
+        files.pipe_file(f"{BUCKET}/one", b"1")
+        found = files.session._credentials
+        keys = [asyncio.run(found.get_frozen_credentials()).access_key for _ in range(2)]
+        assert len({*keys}) == 2 and all(key.startswith("ASIA") for key in keys)
+        files.pipe_file(f"{BUCKET}/two", b"2")
 
 
 def test_one_deleted_deployment_of_several_is_missed(bare: str, tmp_path: Path) -> None:
