@@ -14,8 +14,8 @@ from infra.fetch import fetched
 from schemas.config import PipelineConfig, SourceConfig, Stage
 from schemas.errors import ConfigError
 from schemas.presets import Parameters, resolve
+from schemas.shipped import shipped
 from schemas.sweep import MOST_RATIO
-from schemas.taxonomy import shipped
 from tasks.balance import check_caps
 from tasks.ingest.origin import check_sources, named
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from PIL.Image import Image
 
+from model.calibration import fit_policy
 from model.features import Features, ImageFeatures
-from model.policy import GuardPolicy, Verdict, decide, fit_policy, forced, risk_score
+from model.policy import GuardPolicy, Verdict, decide, forced, risk_score
 from model.prompts import Concept, Prompt, ask
 from model.psavlm import PsaVlm
 from schemas.errors import ConfigError

@@ -12,8 +12,8 @@ from schemas.errors import ConfigError
 from schemas.explain import explain
 from schemas.frozen import Frozen
 from schemas.report import METRICS, Metric
+from schemas.shipped import shipped
 from schemas.sweep import ALL_DIFFERENT, MOST_POINTS, SWEEP_METRICS, Seeds
-from schemas.taxonomy import shipped
 
 # From nothing at all to all of it. Those left out change one part of a preset's own method (mlp-*).
 METHODS = [

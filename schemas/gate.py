@@ -9,7 +9,7 @@ from schemas.errors import ConfigError
 from schemas.explain import explain
 from schemas.frozen import Frozen
 from schemas.report import METRICS
-from schemas.taxonomy import read_toml
+from schemas.shipped import read_toml
 
 Margin = Annotated[float, Field(gt=0, lt=1)]
 Level = Annotated[float, Field(gt=0, lt=0.5)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from flows.parameters import configured
 from flows.plan import planned
 from infra.port import spare_port
-from schemas.taxonomy import load_mapping
+from schemas.mapping import load_mapping
 from tests.documents import HOME, Command
 from tests.shelf import LIBRARIES
 

@@ -16,9 +16,9 @@ from infra import ray_cluster
 from infra.parts import read_parts, write_parts
 from infra.store import Store
 from model.backbone import Backbone
+from model.calibration import fit_policy
 from model.checkpoint import CARD, SAFETY, BaseReference, ModelCard, load_card, save_model
 from model.lora import WEIGHTS
-from model.policy import fit_policy
 from model.psavlm import PsaVlm
 from model.stages import freeze_for
 from model.steps import new_optimizer, train_step

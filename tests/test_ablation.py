@@ -19,7 +19,7 @@ from schemas.artifact import Artifact
 from schemas.config import EvaluateConfig
 from schemas.errors import ConfigError, TrainingError
 from schemas.presets import Parameters, resolve
-from schemas.taxonomy import shipped
+from schemas.shipped import shipped
 from tasks.ablation.labels import placed
 from tasks.ablation.step import write
 from tasks.ablation.table import Tables, ablation_rows, summary, table_schema

@@ -14,7 +14,8 @@ import typer
 
 from flows.cli.main import application
 from flows.parameters import configured
-from schemas.taxonomy import load_mapping, load_taxonomy, map_label
+from schemas.mapping import load_mapping, map_label
+from schemas.taxonomy import load_taxonomy
 from tests.desk import Desk
 from tests.documents import (
     HOME,

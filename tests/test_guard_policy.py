@@ -8,8 +8,8 @@ import torch
 from scipy.stats import binom
 
 from model.backbones.llava import Llava
+from model.calibration import most_flagged
 from model.guard import GuardedVlm, GuardPolicy, decide, fit_policy, forced
-from model.policy import most_flagged
 from model.prompts import Concept, ask, teach, tokenize
 from model.psavlm import PsaVlm
 from model.tiny_llava import new_llava, new_processor, new_tokenizer

@@ -13,7 +13,8 @@ from infra.chat import Chat, Question
 from schemas.errors import ConfigError, ServerError
 from schemas.phrases import PhraseList, load_phrases
 from schemas.rubrics import Rubric, load_rubric
-from schemas.taxonomy import load_taxonomy, shipped
+from schemas.shipped import shipped
+from schemas.taxonomy import load_taxonomy
 from tasks.benchmarks.item import Item, Verdict
 from tasks.judges import UNSCORED, Given, agreement
 from tasks.judges.agreement import kappa

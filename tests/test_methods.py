@@ -38,8 +38,9 @@ from schemas.config import (
 from schemas.errors import ConfigError
 from schemas.hints import load_hints
 from schemas.presets import Parameters, resolve
+from schemas.shipped import shipped
 from schemas.sweep import PointsConfig
-from schemas.taxonomy import load_taxonomy, shipped
+from schemas.taxonomy import load_taxonomy
 from tasks.answer import answer_one, in_words
 from tasks.evaluate import evaluate
 from tasks.evaluate.arms import open_oracle

@@ -7,7 +7,7 @@ import pytest
 from schemas.config import PipelineConfig, SourceConfig, TrainConfig
 from schemas.errors import ConfigError
 from schemas.presets import Parameters, resolve
-from schemas.taxonomy import shipped
+from schemas.shipped import shipped
 
 MINE = SourceConfig(format="table", uri="mine.csv", images="pictures")
 # A whole preset that builds on no other.

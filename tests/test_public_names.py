@@ -37,6 +37,7 @@ from schemas.decision import Check, Decision, Version
 from schemas.errors import PsavlmError
 from schemas.formats import Format
 from schemas.gate import Bar, GateConfig
+from schemas.mapping import LabelMapping
 from schemas.phrases import PhraseList
 from schemas.plan import Plan
 from schemas.policies import OperatorPolicy
@@ -56,7 +57,8 @@ from schemas.recipe import (
 from schemas.report import METRICS, ArmReport, Metric
 from schemas.rubrics import Rubric
 from schemas.samples import IMAGES, REJECTS, ROWS
-from schemas.taxonomy import LabelMapping, load_taxonomy, shipped
+from schemas.shipped import shipped
+from schemas.taxonomy import load_taxonomy
 from schemas.upkeep import Ancestor, Clearance, Fault, Garbage, Lineage, Verification
 from schemas.wordings import Wordings
 from tasks.ablation.equal import equal_schema

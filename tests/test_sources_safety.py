@@ -13,8 +13,9 @@ import pytest
 
 from schemas.config import IngestConfig, SourceConfig
 from schemas.errors import ConfigError, DataError
+from schemas.mapping import load_mapping, map_label
 from schemas.samples import ImageRef, RawRecord, RawReject
-from schemas.taxonomy import load_mapping, load_taxonomy, map_label
+from schemas.taxonomy import load_taxonomy
 from tasks.ingest.origin import check_sources
 from tasks.sources import READERS, parse_source, reader_of
 from tests.s3_server import BUCKET, s3_server

@@ -18,8 +18,10 @@ from flows.cli.main import application
 from schemas.config import SourceConfig
 from schemas.errors import ConfigError, DataError
 from schemas.formats import load_format
+from schemas.mapping import load_mapping, map_label
 from schemas.samples import ImageRef, RawRecord, RawReject
-from schemas.taxonomy import load_mapping, load_taxonomy, map_label, shipped
+from schemas.shipped import shipped
+from schemas.taxonomy import load_taxonomy
 from tasks.sources import formats, parse_source, reader_named, reader_of
 from tests.s3_server import BUCKET, s3_server
 

@@ -18,7 +18,7 @@ import pytest
 
 from infra.parts import write_parts
 from infra.store import Store
-from model.policy import threshold_at
+from model.calibration import threshold_at
 from schemas.artifact import Artifact
 from schemas.config import BalanceConfig, EvaluateConfig
 from schemas.errors import ConfigError, DataError, TrainingError

@@ -16,9 +16,9 @@ from infra.parts import read_parts
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import WorldConfig
+from schemas.mapping import load_mapping
 from schemas.presets import Parameters, resolve
 from schemas.samples import IMAGES, REJECTS, ROWS
-from schemas.taxonomy import load_mapping
 from tasks import base_model
 from tasks.images import read_images
 from tasks.ingest import ingest

@@ -6,7 +6,8 @@ from pydantic import field_validator
 
 from schemas.errors import ConfigError
 from schemas.frozen import Frozen
-from schemas.taxonomy import Taxonomy, read_toml
+from schemas.shipped import read_toml
+from schemas.taxonomy import Taxonomy
 
 FIELDS = {"type", "meaning"}
 

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from schemas.errors import ConfigError
 from schemas.explain import explain
 from schemas.frozen import Frozen
-from schemas.taxonomy import CLEAN, Taxonomy, read_toml
+from schemas.shipped import read_toml
+from schemas.taxonomy import CLEAN, Taxonomy
 
 Action = Literal["answer", "caution", "may_refuse", "refuse"]
 # By level; a taxonomy with more levels refuses from the third on.

@@ -21,7 +21,7 @@ from schemas.config import (
 from schemas.errors import ConfigError
 from schemas.explain import did_you_mean, explain
 from schemas.frozen import Frozen
-from schemas.taxonomy import read_toml
+from schemas.shipped import read_toml
 
 HUB_AT = re.compile(r"(?P<name>[\w-][\w.-]*/[\w.-]+)@(?P<revision>[\w./-]+)")
 # What a preset file may hold beside the config tree's own keys.

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 from schemas.errors import ConfigError
 from schemas.explain import explain
 from schemas.frozen import Frozen
-from schemas.taxonomy import read_toml
+from schemas.shipped import read_toml
 
 GENERAL = "general"
 HIGHEST = 10.0

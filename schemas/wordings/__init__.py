@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, field_validator
 from schemas.errors import ConfigError
 from schemas.explain import explain
 from schemas.frozen import Frozen
-from schemas.taxonomy import read_toml
+from schemas.shipped import read_toml
 
 
 class Wordings(Frozen):

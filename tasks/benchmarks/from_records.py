@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from schemas.mapping import listed, load_mapping
 from schemas.samples import RawRecord, RawReject
-from schemas.taxonomy import listed, load_mapping
 from tasks.benchmarks.item import Item, Items, Picture
 
 

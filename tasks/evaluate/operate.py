@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from infra.store import Store
+from model.calibration import threshold_at
 from model.guard import Answer, Verdict
-from model.policy import GuardPolicy, decide, risk_score, threshold_at
+from model.policy import GuardPolicy, decide, risk_score
 from model.prompts import Prompt
 from schemas.artifact import Artifact
 from schemas.config import EvaluateConfig

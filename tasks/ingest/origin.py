@@ -9,7 +9,8 @@ from infra.identity import Folder, identity
 from infra.places import check_folder
 from schemas.config import IngestConfig, SourceConfig
 from schemas.errors import ConfigError
-from schemas.taxonomy import check_mapping, load_mapping, load_taxonomy
+from schemas.mapping import check_mapping, load_mapping
+from schemas.taxonomy import load_taxonomy
 from tasks.sources import check_use, reader_of
 
 WORLD = "world:"

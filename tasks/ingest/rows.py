@@ -11,8 +11,9 @@ import pyarrow as pa
 from infra.spill import Spill
 from schemas.config import IngestConfig, SourceConfig
 from schemas.errors import DataError
+from schemas.mapping import LabelMapping, load_mapping, map_label
 from schemas.samples import REJECTS, ROWS, SPLITS, RawRecord, RawReject, sample_id
-from schemas.taxonomy import LabelMapping, Taxonomy, load_mapping, load_taxonomy, map_label
+from schemas.taxonomy import Taxonomy, load_taxonomy
 from tasks.sources import reader_of
 from tasks.sources.fields import printable
 

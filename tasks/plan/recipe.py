@@ -5,6 +5,7 @@ from collections import Counter
 from infra.places import check_folder, expand
 from schemas.config import IngestConfig, SourceConfig
 from schemas.errors import ConfigError, DataError
+from schemas.mapping import listed, load_mapping
 from schemas.recipe import (
     Recipe,
     RecipeLine,
@@ -16,7 +17,6 @@ from schemas.recipe import (
     Status,
 )
 from schemas.samples import RawRecord
-from schemas.taxonomy import listed, load_mapping
 from tasks.sources import reader_of
 
 Found = Counter[str | None]

@@ -10,7 +10,7 @@ from schemas.config import SourceConfig
 from schemas.errors import ConfigError, DataError
 from schemas.explain import did_you_mean
 from schemas.formats import AnswerRule, format_file
-from schemas.taxonomy import LabelMapping, load_mapping
+from schemas.mapping import LabelMapping, load_mapping
 
 FIELDS = ("question", "answer", "image", "type", "level", "split", "id", "language")
 SLICE = "slices."

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
+from schemas.mapping import listed
 from schemas.samples import RawRecord, RawReject
-from schemas.taxonomy import listed
 from tasks.sources.fields import BadValue, image_refs, plain, printable, question_answer, text, word
 from tasks.sources.layout import SLICE, Layout
 

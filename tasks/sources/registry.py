@@ -13,7 +13,7 @@ from schemas.errors import ConfigError
 from schemas.explain import did_you_mean
 from schemas.formats import Format, load_format
 from schemas.samples import RawRecord, RawReject
-from schemas.taxonomy import shipped
+from schemas.shipped import shipped
 from tasks.sources import (
     figstep,
     hf_parquet,

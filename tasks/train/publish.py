@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 from infra.store import Store
+from model.calibration import fit_policy
 from model.checkpoint import BaseReference, load_card, save_model
-from model.policy import GuardPolicy, fit_policy
+from model.policy import GuardPolicy
 from tasks.base_model import FOLDER, known_as
 from tasks.train.data import calibration_items
 from tasks.train.worker import Worker
