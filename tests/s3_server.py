@@ -9,15 +9,30 @@ from moto.server import ThreadedMotoServer
 BUCKET = "artifacts"
 
 
+class Backend:
+    """moto's server; stopped and started again it has its address and what it held."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        self.server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
+        self.server.start()
+        self.host, self.port = self.server.get_host_and_port()
+
+    def stop(self) -> None:
+        self.server.stop()
+        self.server._server.server_close()  # else calls would wait where nobody answers
+
+
 @contextmanager
-def s3_server() -> Iterator[dict[str, str]]:
+def s3_server(backend: Backend | None = None) -> Iterator[dict[str, str]]:
     """Starts the server; yields the AWS settings that reach it."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
+    server = backend or Backend()
     try:
-        host, port = server.get_host_and_port()
         settings = {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ENDPOINT_URL": f"http://{server.host}:{server.port}",
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": "us-east-1",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra import ray_cluster
 from infra.files import Files
+from infra.last_words import last_words
 from infra.store import Store
 from schemas.errors import ConfigError, DataError, PsavlmError, StoppedError, TrainingError
 from tasks.progress import say
@@ -56,8 +57,15 @@ def fit(job: Job, store: Store, run: str, *, use_gpu: bool) -> "Result":
             **_storage(store),
         ),
     )
+    # Ray's core aborts a process whose cluster is gone, past all exceptions.
+    gone = (
+        f"{job.config.stage.value} has ended without an answer from Ray: its cluster is gone, or "
+        "this process was killed. Run the same command: it goes on from the checkpoints under "
+        f"{store.root}/runs/{run}"
+    )
     try:
-        result: Result = _with_a_last_word(trainer.fit, job, store)
+        with last_words(gone):
+            result: Result = _with_a_last_word(trainer.fit, job, store)
     except RayError as error:
         # A dead cluster's connection must not be used again, nor wait for its minute to end us.
         ray_cluster.leave()
