@@ -13,7 +13,7 @@ from torch import Tensor
 from model.batches import question_batch
 from model.features import ImageFeatures, size_of
 from model.heads import CrossAttentionHead
-from model.projectors import Views
+from model.projectors import CAbstractor, Views
 from model.psavlm import PsaVlm
 from model.safety import SafetyModules
 from schemas.errors import ConfigError
@@ -59,8 +59,9 @@ def heat_maps(
     Raises:
         ConfigError: the positions that the head reads are no grid of the image.
     """
+    pooled = isinstance(model.safety.projector, CAbstractor)
     return [
-        model.backbone.heat(shares[:count], size_of(image))
+        model.backbone.heat(shares[:count], size_of(image), pooled=pooled)
         for image, shares, count in zip(features, found.patches, found.counts, strict=True)
     ]
 

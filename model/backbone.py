@@ -7,6 +7,7 @@ T text, N prompt length, W vocabulary. The Hugging Face class is held, never sub
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from math import isqrt
 from typing import Any, ClassVar, cast
 
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from model.features import ImageFeatures, ImagePatches
 from model.templates import Template
+from model.tensors import digest
 from schemas.errors import ConfigError
 
 Size = tuple[int, int]
@@ -124,6 +126,17 @@ class Backbone(nn.Module):
 
     # --- what all families share ---
 
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the embedding table and all vectors as bfloat16, by which a base is known.
+
+        Matrices are left out: they may be quantised, or lie in shards. Of `load` it is that of the
+        files, whatever trains later; "" for a model without weights (meta device).
+        """
+        table = self.vlm.get_input_embeddings().weight
+        vectors = (p for _, p in sorted(self.vlm.named_parameters()) if p.ndim == 1)
+        return digest((table, *vectors))
+
     @property
     def config(self) -> Any:
         """The model's own configuration."""
@@ -153,16 +166,20 @@ class Backbone(nn.Module):
         """Input embeddings [..., D] of token ids [...]: the table only, no layers."""
         return self.vlm.get_input_embeddings()(ids.to(self.device))
 
-    def heat(self, shares: Tensor, size: Size | None) -> Tensor:
+    def heat(self, shares: Tensor, size: Size | None, *, pooled: bool = False) -> Tensor:
         """Shares [P'] of an image's places, laid out [rows, columns] over `as_seen`.
 
-        They are those of its patches, or of the square to which a safety projector pooled them.
+        Args:
+            shares: of its patches, row by row.
+            size: the image's pixels; None only where all images have one grid.
+            pooled: they are those of the square to which a safety projector pooled the patches.
 
         Raises:
-            ConfigError: neither.
+            ConfigError: the shares fill no such grid.
         """
         rows, columns = self.grids(size)[-1]
-        return shares.view(rows, columns) if len(shares) == rows * columns else as_square(shares)
+        as_patches = not pooled and len(shares) == rows * columns
+        return shares.view(rows, columns) if as_patches else as_square(shares)
 
     def positions(self, mask: Tensor, kinds: Tensor, images: Sequence[ImageFeatures]) -> Tensor:
         """Position ids of padded prompts, [B, N], or [axes, B, N] where the base has several.

@@ -5,7 +5,7 @@ METHOD.md sections 4 and 7.4.
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ def fit_policy(
     *,
     false_positive_budget: float,
     rule: str = "rate",
+    images: Sequence[str] = (),
 ) -> GuardPolicy:
     """Temperatures and threshold from a calibration split, never from test items.
 
@@ -43,7 +44,9 @@ def fit_policy(
         levels: the same for levels.
         false_positive_budget: share of clean items that may be flagged.
         rule: `rate` keeps the share of these items in the budget; `bound` keeps the upper end of
-            its one-sided 95 % interval (Clopper-Pearson) there: new clean items keep it too.
+            its one-sided 95 % interval (Clopper-Pearson) there: new clean images keep it too.
+        images: whose items these are, [B]; questions about one image are not independent, so that
+            the interval counts images, flagged if one of their items is. None: all differ.
 
     Raises:
         DataError: no clean item to set a threshold on.
@@ -58,9 +61,22 @@ def fit_policy(
             f"none of {len(types)} calibration items is clean: no threshold can be set. "
             "Give the calibration split clean rows (ingest.calibration)"
         )
-    risks = risk_score(type_logits[clean], level_logits[clean], policy)
-    threshold = RULES[rule](risks.tolist(), false_positive_budget)
-    return GuardPolicy.model_validate({**policy.model_dump(), "threshold": threshold})
+    risks = risk_score(type_logits[clean], level_logits[clean], policy).tolist()
+    names = [images[n] for n in clean.nonzero()[:, 0].tolist()] if images else range(len(risks))
+    by_image = _highest(names, risks)
+    counted = by_image if rule == "bound" else risks
+    threshold = RULES[rule](counted, false_positive_budget)
+    flagged = sum(risk >= threshold for risk in by_image)
+    told = {"threshold": threshold, "calibrated_on": len(by_image)}
+    told["flagged_at_most"] = surely_at_most(flagged, len(by_image))
+    return GuardPolicy.model_validate({**policy.model_dump(), **told})
+
+
+def _highest(names: Iterable[Hashable], risks: list[float]) -> list[float]:
+    found: dict[Hashable, float] = {}
+    for name, risk in zip(names, risks, strict=True):
+        found[name] = max(risk, found.get(name, 0.0))
+    return list(found.values())
 
 
 def threshold_at(clean_risks: Sequence[float], rate: float) -> float:
@@ -74,15 +90,20 @@ def threshold_at(clean_risks: Sequence[float], rate: float) -> float:
 def most_flagged(count: int, budget: float) -> int:
     """How many of `count` clean items may be flagged so that 95 % surely at most `budget` are.
 
-    The largest k whose one-sided Clopper-Pearson bound, the 0.95 quantile of Beta(k + 1, count -
-    k), is at most the budget; -1 if that of none flagged is larger: too few items.
+    The largest k whose one-sided Clopper-Pearson bound is at most the budget; -1 if that of none
+    flagged is larger: too few items.
     """
-    from scipy.stats import beta
-
     flagged = -1
-    while flagged + 1 < count and beta.ppf(SURE, flagged + 2, count - flagged - 1) <= budget:
+    while flagged + 1 < count and surely_at_most(flagged + 1, count) <= budget:
         flagged += 1
     return flagged if budget < 1 else count
+
+
+def surely_at_most(flagged: int, count: int) -> float:
+    """The upper end of the one-sided 95 % Clopper-Pearson interval of `flagged` of `count`."""
+    from scipy.stats import beta
+
+    return float(beta.ppf(SURE, flagged + 1, count - flagged)) if flagged < count else 1.0
 
 
 def _flagging(allowed: int, risks: Sequence[float]) -> float:
@@ -94,6 +115,9 @@ def _flagging(allowed: int, risks: Sequence[float]) -> float:
 def _temperature(logits: Tensor, targets: Tensor) -> float:
     """argmin over T of NLL(logits / T): two grids in log T, as the NLL has one minimum in 1 / T."""
     known = targets.cpu() != IGNORED
+    if not known.any():
+        logger.warning("no calibration item has this label: its probabilities stay as they are")
+        return 1.0
     logits, targets = logits.detach().double().cpu()[known], targets.cpu()[known]
     low, high = (math.log(edge) for edge in TEMPERATURES)
     best = 0.0
@@ -103,7 +127,7 @@ def _temperature(logits: Tensor, targets: Tensor) -> float:
         best = float(grid[losses.index(min(losses))])
         width = (high - low) / 32
         low, high = best - width, best + width
-    return math.exp(best)
+    return min(max(math.exp(best), TEMPERATURES[0]), TEMPERATURES[1])
 
 
 def _within_rate(risks: list[float], budget: float) -> float:
@@ -115,10 +139,11 @@ def _within_bound(risks: list[float], budget: float) -> float:
     if allowed < 0:
         needed = math.ceil(math.log(1 - SURE) / math.log1p(-budget)) if budget else math.inf
         logger.warning(
-            "%d clean calibration items cannot show that at most %.1f%% are flagged: that needs "
+            "%d clean calibration images cannot show that at most %.1f%% are flagged: that needs "
             "%s; the threshold flags none of these", len(risks), 100 * budget, needed
         )  # fmt: skip
-    return _limited(_flagging(max(allowed, 0), risks), risks, budget)
+    # No upper limit here: the bound would be lost with it.
+    return max(_flagging(max(allowed, 0), risks), THRESHOLDS[0])
 
 
 def _limited(threshold: float, risks: list[float], budget: float) -> float:

@@ -10,7 +10,7 @@ projector in `language.safetensors`, named as in the base. A training state
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,16 +35,20 @@ Record = TypeVar("Record", bound=Frozen)
 
 
 class BaseReference(Frozen):
-    """The base that a model was trained on: a folder, address or hub name, and its revision."""
+    """The base that a model was trained on: a folder, address or hub name, and its revision.
+
+    `digest` is `Backbone.digest`, by which another one is known.
+    """
 
     name: str
     revision: str = ""
+    digest: str = ""
 
 
 class ModelCard(Frozen):
     """`model.json`: all that is needed to build the modules again, and to refuse another base."""
 
-    format: int = 1
+    format: Literal[1] = 1
     stage: Stage
     method: MethodConfig
     taxonomy: Taxonomy
@@ -61,7 +65,7 @@ class ModelCard(Frozen):
 class TrainingState(Frozen):
     """Where a part of a stage stands: `step` optimiser steps are done; `note` is the caller's."""
 
-    format: int = 1
+    format: Literal[1] = 1
     stage: Stage
     part: str
     step: int
@@ -85,7 +89,7 @@ def save_model(  # noqa: PLR0913 - the fields of the card
         method=method,
         taxonomy=taxonomy,
         hints=hints,
-        base=base,
+        base=base.model_copy(update={"digest": model.backbone.digest}),
         architecture=model.backbone.config.model_type,
         vision_dim=model.backbone.vision_dim,
         llm_dim=model.backbone.llm_dim,
@@ -135,6 +139,11 @@ def load_model(folder: Path, backbone: Backbone) -> tuple[PsaVlm, ModelCard]:
             f"{folder} belongs to base {card.base.name!r} ({want[0]}, widths {want[1]}, {want[2]}) "
             f"without an adapter; given {kind}, widths {have[1:]}, "
             f"{len(lora_parameters(backbone))} adapter tensors: load that base afresh"
+        )
+    if card.base.digest and card.base.digest != backbone.digest:
+        raise ConfigError(
+            f"{folder} belongs to base {card.base.name!r}, and other weights of the same shape "
+            "were given: its answers would be worth nothing. Load that base, in that revision"
         )
     taxonomy = card.taxonomy
     model = PsaVlm.new(

@@ -18,7 +18,7 @@ from schemas.errors import ConfigError, StorageError
 # Bytes of a value as stored; floating types are loaded as another one.
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 OTHERS = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-LIMIT, USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+GROUP = Path("/sys/fs/cgroup")
 MOST_HEADER = 100_000_000  # bytes: what the format itself allows
 
 
@@ -33,8 +33,8 @@ def check_memory(folder: Path, dtype: torch.dtype) -> None:
     if needed > free:
         raise ConfigError(
             f"the weights in {folder} need {needed:,} bytes as {str(dtype).removeprefix('torch.')}"
-            f", and {free:,} bytes of memory are free: take a smaller model or a shorter type, end "
-            "other programs, or use a machine with more memory"
+            f", and {free:,} bytes of memory are free: take a smaller model, end other programs, "
+            "or use a machine with more memory"
         )
 
 
@@ -55,7 +55,11 @@ def free_bytes() -> int:
     """Memory that a process can still have: the machine's, or what a container's limit leaves."""
     free = int(psutil.virtual_memory().available)
     try:
-        limit, used = LIMIT.read_text().strip(), int(USED.read_text())
+        limit = (GROUP / "memory.max").read_text().strip()
+        used = int((GROUP / "memory.current").read_text())
+        told = dict(line.split() for line in (GROUP / "memory.stat").read_text().splitlines())
+        # Files read of late count as used, and are given up as soon as memory is asked for.
+        used -= int(told.get("inactive_file", 0))
     except (OSError, ValueError):  # no such limits here
         return free
     return min(free, int(limit) - used) if limit.isdecimal() else free

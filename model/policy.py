@@ -10,11 +10,12 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DataError
 from schemas.frozen import Frozen
 from schemas.policies import ACTIONS, Action, OperatorPolicy, usual_action
 from schemas.taxonomy import CLEAN, Taxonomy
 
+TINY = 1e-300  # so that no type at all is no division by zero
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -22,11 +23,15 @@ class GuardPolicy(Frozen):
     """When the guard acts, and how: what was calibrated, and what an operator decides.
 
     `disabled`: types that pass. `actions`: by level, where they are not the usual ones.
+    `calibrated_on`: clean images that the threshold was set with; `flagged_at_most`: the upper end
+    of the one-sided 95 % interval (Clopper-Pearson) of how many clean images it flags.
     """
 
     temperature_type: Temperature = 1.0
     temperature_level: Temperature = 1.0
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    calibrated_on: int = 0
+    flagged_at_most: float | None = None
     disabled: tuple[str, ...] = ()
     actions: dict[int, Action] = {}
 
@@ -69,8 +74,13 @@ def decide(
 ) -> list[Verdict]:
     """One verdict per row of the logits [B, K] and [B, L].
 
-    A flagged image is given its most probable risk type and its most probable level above 0. If
-    that type is disabled, or the level's action is to answer, the image passes.
+    A flagged image is given its most probable risk type of those that are not disabled, and its
+    most probable level above 0. Of the risk score only the share of these types counts, so that a
+    disabled type neither flags an image nor hides another risk in it. If the level's action is to
+    answer, the image passes.
+
+    Raises:
+        DataError: logits that are not finite.
     """
     risks = risk_score(type_logits, level_logits, policy).tolist()
     types, levels = _probabilities(type_logits, level_logits, policy)
@@ -114,6 +124,11 @@ def _probabilities(
     # float64: a threshold is set between two scores that may be 1e-7 apart.
     types = (type_logits.detach().double() / policy.temperature_type).softmax(-1)
     levels = (level_logits.detach().double() / policy.temperature_level).softmax(-1)
+    if not (types.isfinite().all() and levels.isfinite().all()):
+        raise DataError(
+            "the safety head gives logits that are not finite, which say nothing about an image: "
+            "look for damaged weights or features with psavlm verify"
+        )
     return types, levels
 
 
@@ -126,11 +141,15 @@ def _verdict(
     taxonomy: Taxonomy,
 ) -> Verdict:
     ids = taxonomy.type_ids
-    named = max(range(taxonomy.clean_index), key=types.__getitem__)
+    risks = range(taxonomy.clean_index)
+    enabled = [number for number in risks if ids[number] not in policy.disabled]
+    if len(enabled) < len(risks):
+        risk *= sum(types[n] for n in enabled) / max(sum(types[n] for n in risks), TINY)
+    named = max(enabled, key=types.__getitem__, default=taxonomy.clean_index)
     level = max(range(1, len(levels)), key=levels.__getitem__)
     action = policy.action_at(level)
-    allowed = ids[named] in policy.disabled or action == ACTIONS[0]
-    flagged = risk >= policy.threshold and not allowed
+    acts = action != ACTIONS[0] and named != taxonomy.clean_index
+    flagged = risk >= policy.threshold and acts
     return Verdict(
         flagged=flagged,
         risk=risk,

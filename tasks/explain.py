@@ -65,11 +65,12 @@ def explain_one(
 
     guarded, intervention = load_guarded(artifact)
     features = guarded.encode([picture])
+    # Before the answer, which takes long: a method may have no attention to show.
+    seen = attention(guarded.model, features, [question])
+    (heat,) = heat_maps(guarded.model, features, seen)
     (found,) = guarded.answer_features(
         features, [question], intervention=intervention, max_new_tokens=max_new_tokens
     )
-    seen = attention(guarded.model, features, [question])
-    (heat,) = heat_maps(guarded.model, features, seen)
     look = Look(
         picture=guarded.model.backbone.as_seen(picture).permute(1, 2, 0).numpy(),
         heat=heat.float().cpu().numpy(),

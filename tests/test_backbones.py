@@ -1,6 +1,7 @@
 """The families of base models: without our modules each is transformers' own, to the last bit."""
 
 import copy
+from math import isqrt
 
 import pytest
 import torch
@@ -325,9 +326,24 @@ def test_a_coarse_views_shares_are_spread_over_the_fine_one(loaded):
     share[5] = 1.0  # second row, second column of the coarse view
     heat = backbone.heat(share, size)
     assert heat[1, 2:4].tolist() == [0.5, 0.5] and float(heat.sum()) == 1.0
-    pooled = backbone.heat(torch.full((2 * 9,), 1 / 18), size)  # a projector's 3 x 3 per view
+    of_projector = torch.full((2 * 9,), 1 / 18)  # its 3 x 3 per view
+    pooled = backbone.heat(of_projector, size, pooled=True)
     assert pooled.shape == (3, 3) and torch.allclose(pooled, torch.full((3, 3), 1 / 9))
     assert torch.allclose(covered(4, 6).sum(0), torch.ones(4))
+
+
+def test_a_pooled_square_is_no_oblong_of_as_many_patches(ragged):
+    """2 x 8 patches of a wide picture, and 4 x 4 of a projector, are sixteen each."""
+    sizes = [(high, wide) for high in range(8, 200, 4) for wide in range(8, 600, 8)]
+    size, grid = next(
+        (size, grid) for size in sizes for grid in [ragged.grids(size)[-1]]
+        if grid[0] != grid[1] and isqrt(grid[0] * grid[1]) ** 2 == grid[0] * grid[1] > 0
+    )  # fmt: skip
+    side, views = isqrt(grid[0] * grid[1]), len(ragged.grids(size))
+    share = torch.zeros(views * side * side)
+    share[-side * side + side - 1] = 1.0  # the top right corner
+    heat = ragged.heat(share, size, pooled=True)
+    assert heat.shape == (side, side) and heat[0, -1] == 1.0
 
 
 def test_a_picture_without_a_fine_view_is_shown_whole(loaded):

@@ -9,12 +9,12 @@ from scipy.stats import binom
 
 from model.backbones.llava import Llava
 from model.calibration import most_flagged
-from model.guard import GuardedVlm, GuardPolicy, decide, fit_policy, forced
+from model.guard import GuardedVlm, GuardPolicy, decide, fit_policy, forced, risk_score
 from model.prompts import Concept, ask, teach, tokenize
 from model.psavlm import PsaVlm
 from model.tiny_llava import new_llava, new_processor, new_tokenizer
 from schemas.config import BaseConfig, MethodConfig
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DataError
 from schemas.hints import load_hints
 from schemas.policies import load_policy
 from schemas.taxonomy import load_taxonomy
@@ -163,7 +163,61 @@ def test_too_few_clean_items_for_the_bound_are_told_and_none_of_them_is_flagged(
     assert math.ceil(math.log(0.05) / math.log(0.99)) == 299
     clean = data[2] == 6
     verdicts = decide(data[0][clean], data[1][clean], policy=policy, taxonomy=TAXONOMY)
-    assert policy.threshold == 0.95 or not any(v.flagged for v in verdicts)
+    assert not any(verdict.flagged for verdict in verdicts)
+    assert policy.flagged_at_most == pytest.approx(1 - 0.05 ** (1 / int(clean.sum())))
+
+
+def test_questions_about_one_image_count_once_in_the_bound():
+    data = calibration(600)
+    clean = data[2] == 6
+    place = {row: n for n, row in enumerate(clean.nonzero()[:, 0].tolist())}
+    images = [f"clean {place[row] // 3}" if row in place else str(row) for row in range(600)]
+    asked = {"false_positive_budget": 0.05, "rule": "bound"}
+    alone, shared = fit_policy(*data, **asked), fit_policy(*data, **asked, images=images)
+    assert alone.calibrated_on == len(place)
+    assert shared.calibrated_on == -(-len(place) // 3)
+    risks = risk_score(data[0][clean], data[1][clean], shared)
+    flagged = {n // 3 for n, risk in enumerate(risks.tolist()) if risk >= shared.threshold}
+    assert len(flagged) <= most_flagged(shared.calibrated_on, 0.05)
+    assert shared.threshold >= alone.threshold
+
+
+def test_the_bound_is_kept_where_confident_errors_are_many():
+    """Eight of two hundred clean items at a risk near 1, of which the budget allows four."""
+    types, levels = (torch.full((200, n), -6.0) for n in (7, 4))
+    types[:, 6], levels[:, 0] = 6.0, 6.0
+    for row in range(8):
+        types[row, 0], types[row, 6] = 9.0 + row, -9.0
+        levels[row, 2], levels[row, 0] = 9.0 + row, -9.0
+    labels = torch.full((200,), 6), torch.zeros(200, dtype=torch.long)
+    policy = fit_policy(types, levels, *labels, false_positive_budget=0.05, rule="bound")
+    verdicts = decide(types, levels, policy=policy, taxonomy=TAXONOMY)
+    assert sum(verdict.flagged for verdict in verdicts) <= most_flagged(200, 0.05) == 4
+    assert policy.flagged_at_most <= 0.05
+
+
+def test_a_temperature_without_a_label_is_one(caplog):
+    types, levels, of_type, _ = calibration(100)
+    unknown = torch.full((100,), -100)
+    with caplog.at_level(logging.WARNING):
+        policy = fit_policy(types, levels, of_type, unknown, false_positive_budget=0.1)
+    assert policy.temperature_level == 1.0 and "no calibration item has this label" in caplog.text
+
+
+def test_a_disabled_type_hides_no_other_risk_and_flags_nothing_itself():
+    off = GuardPolicy(threshold=0.3, disabled=("politics",))
+    both = logits([0.52, 0.47, *[0.002] * 5], [0.001, 0.002, 0.002, 0.995])
+    (found,) = decide(*both, policy=off, taxonomy=TAXONOMY)
+    assert found.flagged and found.type == TAXONOMY.type_ids[1]
+    (found,) = decide(*RISKY, policy=off, taxonomy=TAXONOMY)
+    assert not found.flagged and found.type == "clean"
+
+
+def test_logits_that_are_not_finite_are_no_verdict():
+    broken = RISKY[0].clone(), RISKY[1].clone()
+    broken[0][0, 2] = math.nan
+    with pytest.raises(DataError, match="not finite"):
+        decide(*broken, policy=GuardPolicy(), taxonomy=TAXONOMY)
 
 
 def test_items_without_a_label_are_left_out_of_the_calibration():

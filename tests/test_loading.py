@@ -7,6 +7,7 @@ from pathlib import Path
 import boto3
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from infra.store import Store
 from model.backbone import Backbone
@@ -15,6 +16,7 @@ from model.backbones.registry import GROUP, family_of
 from model.checkpoint import BaseReference, load_model, save_model
 from model.guard import load_hints
 from model.psavlm import PsaVlm
+from model.tensors import read_tensors
 from schemas.config import BaseConfig, MethodConfig, Stage
 from schemas.errors import ConfigError, StorageError
 from schemas.presets import Parameters, resolve
@@ -112,6 +114,47 @@ def test_a_model_is_not_put_on_a_base_of_another_architecture(vlm, tmp_path):
     assert (card.base.name, card.base.revision) == ("somebody/llava", "v1")
     with pytest.raises(ConfigError, match="somebody/llava' .llava, widths.*given llava_next"):
         load_model(tmp_path / "model", Backbone.load(str(vlm)))
+
+
+def test_a_model_is_not_put_on_other_weights_of_the_same_shape(tmp_path):
+    first, second = save("llava", tmp_path / "first"), save("llava", tmp_path / "second")
+    tensors = read_tensors(second / "model.safetensors")
+    table = next(name for name in tensors if name.endswith("embed_tokens.weight"))
+    save_file(
+        {**tensors, table: tensors[table] + 0.1}, second / "model.safetensors", {"format": "pt"}
+    )
+    llava, taxonomy = Backbone.load(str(first)), load_taxonomy()
+    method = MethodConfig(tokens=2, attention_heads=4)
+    save_model(
+        tmp_path / "model",
+        PsaVlm.new(llava, method, types=len(taxonomy.types), levels=len(taxonomy.levels)),
+        stage=Stage.CONCEPTS,
+        method=method,
+        taxonomy=taxonomy,
+        hints=load_hints("default", taxonomy=taxonomy),
+        base=BaseReference(name="first"),
+    )
+    load_model(tmp_path / "model", Backbone.load(str(first), dtype=torch.bfloat16))
+    with pytest.raises(ConfigError, match="belongs to base 'first', and other weights"):
+        load_model(tmp_path / "model", Backbone.load(str(second)))
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "shape"])
+def test_damaged_weights_are_told_and_never_drawn_at_random(vlm, tmp_path, damage):
+    folder = tmp_path / "damaged"
+    shutil.copytree(vlm, folder)
+    file = folder / "model.safetensors"
+    tensors = read_tensors(file)
+    name = next(name for name in tensors if name.endswith("q_proj.weight"))
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-64])
+    else:
+        weight = tensors.pop(name)
+        more = {name: weight[:-1]} if damage == "shape" else {}
+        save_file({**tensors, **more}, file, {"format": "pt"})
+    with pytest.raises(StorageError, match="no base model readable.*weights") as told:
+        Backbone.load(str(folder))
+    assert "\n" not in str(told.value)
 
 
 # --- hub names ---

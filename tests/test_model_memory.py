@@ -45,13 +45,13 @@ def test_a_model_larger_than_free_memory_is_refused_before_it_is_read(tmp_path):
 
 
 def test_a_containers_limit_counts_where_it_is_tighter(tmp_path, monkeypatch):
-    limit, used = tmp_path / "max", tmp_path / "current"
-    monkeypatch.setattr(memory, "LIMIT", limit)
-    monkeypatch.setattr(memory, "USED", used)
+    limit, used, told = (tmp_path / f"memory.{name}" for name in ("max", "current", "stat"))
+    monkeypatch.setattr(memory, "GROUP", tmp_path)
     machine = free_bytes()
     assert machine > 0
     limit.write_text("1000\n")
-    used.write_text("400\n")
+    used.write_text("700\n")
+    told.write_text("anon 400\ninactive_file 300\n")  # a file's pages are given up when asked for
     assert free_bytes() == 600
     limit.write_text("max\n")
     assert free_bytes() == pytest.approx(machine, rel=0.2)

@@ -121,19 +121,19 @@ class LlavaNext(Llava):
         top, left = (canvas.shape[1] - height) // 2, (canvas.shape[2] - width) // 2
         return self.denormalised(canvas[:, top : top + height, left : left + width])
 
-    def heat(self, shares: Tensor, size: Size | None) -> Tensor:
+    def heat(self, shares: Tensor, size: Size | None, *, pooled: bool = False) -> Tensor:
         """Both views on the fine one's grid: a coarse patch's share goes to those that it covers.
 
         Where a safety projector pooled each view to a square, their sum. Newlines, which are no
         place of the image, are left out.
         """
         square, (rows, columns) = self.side**2, self.grids(size)[1]
+        if pooled:
+            views = 2 if rows * columns else 1
+            return as_square(shares.unflatten(0, (views, -1)).sum(0))
         if len(shares) == square + rows * (columns + 1):  # h_i
             kept = shares[square:].view(rows, columns + 1)[:, :columns]
             shares = torch.cat([shares[:square], kept.flatten()])
-        if len(shares) != square + rows * columns:
-            pooled = 2 if rows * columns and len(shares) % 2 == 0 else 1
-            return as_square(shares.unflatten(0, (pooled, -1)).sum(0))
         coarse = shares[:square].view(self.side, self.side)
         if not rows * columns:
             return coarse

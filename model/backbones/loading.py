@@ -1,9 +1,11 @@
 """A base from its files: the family by config.json, weights from safetensors, no code of theirs."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedConfig
 
 from model.backbone import Backbone
@@ -34,7 +36,7 @@ def load(name: str, *, revision: str = "", dtype: torch.dtype = torch.float32) -
         family = family_of(str(settings.get("model_type", "")))
         if Path(name).is_dir():
             check_memory(Path(name), dtype)
-        vlm = family.MODEL.from_pretrained(name, dtype=dtype, use_safetensors=True, **source)
+        vlm = _weights(family, name, dtype, source)
         tokenizer = AutoTokenizer.from_pretrained(name, **source)
         images = family.IMAGES.from_pretrained(name, **source)
     except (OSError, ValueError) as error:
@@ -42,4 +44,32 @@ def load(name: str, *, revision: str = "", dtype: torch.dtype = torch.float32) -
             f"no base model readable at {name!r}: {error}. Give a folder with config.json, "
             "*.safetensors, tokenizer and image processor, or a hub name (and go online)"
         ) from error
-    return family(vlm, tokenizer, images)
+    found = family(vlm, tokenizer, images)
+    _ = found.digest  # of the base as it is, before anything trains
+    return found
+
+
+def _weights(
+    family: type[Backbone], name: str, dtype: torch.dtype, source: dict[str, Any]
+) -> nn.Module:
+    """The model with all of its weights from the files.
+
+    Raises:
+        OSError: weights that are missing, of other shapes, or damaged.
+    """
+    try:
+        vlm, told = family.MODEL.from_pretrained(
+            name, dtype=dtype, use_safetensors=True, output_loading_info=True, **source
+        )
+    except (SafetensorError, RuntimeError) as error:
+        raise OSError(
+            f"weights that are damaged or of other shapes ({_first_line(error)})"
+        ) from error
+    # transformers would draw at random what the files lack.
+    if missing := sorted(map(str, told["missing_keys"])):
+        raise OSError(f"{len(missing)} weights are missing, the first {missing[0]!r}")
+    return cast(nn.Module, vlm)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

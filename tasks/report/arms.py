@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LOWER = " (lower is better)"
 UNDIRECTED = {"risky_neither"}  # what is neither obeyed nor refused may have left either side
+OF_GUARD = ("threshold", "calibrated_on", "flagged_at_most")
 BINS = 20
 Items = dict[str, list[dict[str, Any]]]
 
@@ -51,7 +52,8 @@ def evaluated(inputs: ReportInputs, items: Items, store: Store) -> dict[str, Any
         told["confusion"] = {"arm": arm, **_confusion(rows, names)}
         told["risk"] = {"arm": arm, **_risk(rows)}
         if model := inputs.model_of(arm):
-            told["risk"]["threshold"] = _card(model, store).policy.threshold
+            policy = _card(model, store).policy
+            told["risk"] |= {name: getattr(policy, name) for name in OF_GUARD}
     return told
 
 

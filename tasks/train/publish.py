@@ -57,4 +57,5 @@ def calibrate(worker: Worker, store: Store) -> GuardPolicy:
         torch.tensor([item.risk_level for item in items]),
         false_positive_budget=worker.job.config.false_positive_budget,
         rule=worker.job.config.method.threshold,
+        images=[str(item.image_id) for item in items],
     )

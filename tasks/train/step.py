@@ -23,7 +23,7 @@ from tasks.train.fit import fit
 from tasks.train.job import CURVE, ORDER, Inputs, Job
 from tasks.train.watch import watching
 
-VERSION = 3
+VERSION = 4
 
 
 def train(config: TrainConfig, inputs: Inputs, *, store: Store, cluster: str = "") -> Artifact:

@@ -15,6 +15,7 @@ from model.lora import add_lora
 from model.precision import base_type, recompute
 from model.psavlm import PsaVlm
 from schemas.config import PartConfig, Stage
+from schemas.errors import ConfigError
 from tasks.base_model import FOLDER
 from tasks.credentials import use_credentials
 from tasks.train.data import Item, TrainingData
@@ -112,7 +113,14 @@ def _load(job: Job, store: Store) -> PsaVlm:
     config = job.config
     backbone = Backbone.load(str(store.local(job.inputs.base) / FOLDER), dtype=base_type(config))
     if job.inputs.start is not None:
-        model, _ = load_model(store.local(job.inputs.start) / FOLDER, backbone)
+        model, card = load_model(store.local(job.inputs.start) / FOLDER, backbone)
+        if card.taxonomy != job.taxonomy:
+            raise ConfigError(
+                f"{job.inputs.start.uri} was trained with taxonomy {card.taxonomy.name!r} as it "
+                f"was then ({', '.join(card.taxonomy.type_ids)}), and {config.stage.value} asks "
+                f"for {job.taxonomy.name!r} ({', '.join(job.taxonomy.type_ids)}): train both "
+                "stages with one taxonomy"
+            )
         backbone.freeze()
     else:
         model = PsaVlm.new(
