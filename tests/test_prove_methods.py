@@ -324,9 +324,9 @@ def test_changing_the_concept_changes_the_answer_after_stage_two(plus: House, ki
     seen = [answer.verdict.risk for answer in plus.answers(benign, None, kind=kind)]
     loud = GuardPolicy.model_validate({**dict(own), "threshold": threshold_at(seen, LOUD)})
     as_guarded = plus.answers(benign, None, kind=kind, policy=loud)
-    told = zip(benign, as_guarded, strict=True)
+    pairs = zip(benign, as_guarded, strict=True)
     refused = [
-        row for row, answer in told if answer.verdict.flagged and plus.is_refused(row, answer)
+        row for row, answer in pairs if answer.verdict.flagged and plus.is_refused(row, answer)
     ]
     restored = plus.answers(refused, lambda _: (CLEAN, 0), kind=kind)
     found["wrongly flagged and refused, clean told, right again"] = plus.right(refused, restored)
