@@ -80,7 +80,7 @@ def test_what_is_put_is_on_the_disk_under_its_name_before_it_is_told(tmp_path, m
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(3 * 3600)
 @pytest.mark.parametrize("name", [*DATA, *GATE])
 def test_every_point_of_death(tmp_path, name):
     # MLflow makes its tables in hundreds of acts, which take seconds, in a file of another name.
@@ -93,7 +93,7 @@ def test_every_point_of_death(tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(3 * 3600)
 @pytest.mark.parametrize("name", IN_BUCKET)
 def test_every_point_of_death_with_a_bucket(tmp_path, bucket, name):
     told = tried(tmp_path, name, "--bucket", f"s3://{BUCKET}/all", **bucket)
