@@ -57,8 +57,9 @@ class BenchmarkReport(Frozen):
 
     `official`: the authors' numbers by their names, in their unit. `measures`: rates and means with
     n and interval; `slices`: the same by group. `rejected`: items that could not be asked,
-    by reason; `unanswered`: those that an endpoint declined; `unscored`: those that the judge could
-    not place. `caveats`: what keeps a number from being compared with published ones.
+    by reason; `filtered`: those whose answer the endpoint's own filter withheld, which counts as
+    refused; `unanswered`: those that an endpoint declined otherwise; `unscored`: those that the
+    judge could not place. `caveats`: what keeps a number from being compared with published ones.
     """
 
     format: int = 1
@@ -68,6 +69,7 @@ class BenchmarkReport(Frozen):
     model: str
     items: int
     rejected: dict[str, int]
+    filtered: int = 0
     unanswered: int
     unscored: int
     official: dict[str, float]

@@ -87,10 +87,14 @@ class Change(Frozen):
 
 
 class Model(Frozen):
-    """A side as it was named, and the artifact that holds its answers."""
+    """A side as it was named, and the artifact that holds its answers.
+
+    `filtered`: how many of them the endpoint's own filter withheld, if any; they count as refused.
+    """
 
     name: str
     answers: str
+    filtered: int = Field(default=0, exclude_if=lambda count: count == 0)
 
 
 class Comparison(Frozen):

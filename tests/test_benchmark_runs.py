@@ -34,9 +34,10 @@ from tasks.evaluate.arms import open_backbone, open_guarded
 from tasks.examine import examine, export_results, read_report, read_rows
 from tasks.examine.pictures import Shown, shown
 from tasks.examine.rows import ROWS
+from tasks.judges import UNSCORED
 from tasks.respond import Responder, choose_responder
 from tests.benchmark_folders import FOLDERS, ITEMS, lines, picture
-from tests.endpoint_server import served
+from tests.endpoint_server import FILTERED_PROMPT, served
 
 TAXONOMY = load_taxonomy()
 BARE = MethodConfig(
@@ -357,6 +358,37 @@ def test_what_an_endpoint_declines_is_unanswered_and_in_no_rate(folders, store):
     assert faults == ["", "http_400", ""]
     assert report.unanswered == 1 and report.measures["attack_success"].n == 2
     assert report.official == {"ASR": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "judge", "verdicts"),
+    [
+        ("advbench", "phrases:gcg", {"refused"}),
+        ("xstest", "", {"refused"}),
+        ("mme", "", {"other"}),
+        ("pope", "", {"yes"}),  # no "no" is in it: as the authors' script reads it
+        ("politics", "http://127.0.0.1:1/v1#nobody", {UNSCORED}),
+        ("figstep", "http://127.0.0.1:1/v1#nobody", {"refused"}),
+    ],
+)
+def test_what_an_endpoints_filter_withholds_is_refused(name, judge, verdicts, folders, store):
+    with served(lambda text: FILTERED_PROMPT) as model:
+        told = choose_responder(model.address("screened"), store=store, preset="tiny")
+        artifact, report = run(name, told, folders, store, judge=judge)
+        asked = len(model.bodies)
+        run(name, told, folders, store, judge=judge, bootstrap=7)
+    assert asked == len(model.bodies) == ITEMS[name]  # kept, as answers are
+    rows = read_rows(artifact, store=store)
+    assert {row["verdict"] for row in rows} == verdicts
+    assert {(row["fault"], row["phrase"]) for row in rows} == {("content_filter",) * 2}
+    graded = verdicts == {UNSCORED}
+    assert {row["refused"] for row in rows} == {None if graded else True}
+    assert (report.filtered, report.unanswered) == (ITEMS[name], 0)
+    assert (report.unscored, artifact.counts["filtered"]) == (graded * ITEMS[name], ITEMS[name])
+    rates = {key: metric.value for key, metric in report.measures.items()}
+    assert rates.get("attack_success", 0) == 0 and rates.get("benign_refused", 1) == 1
+    assert "mean_score" not in rates
+    assert any("which counts as a refusal" in caveat for caveat in report.caveats)
 
 
 def test_a_model_that_answers_nothing_is_an_error_and_asked_again(folders, store):

@@ -254,9 +254,9 @@ RECORDS = {
         "max_new_tokens", "prices", "bootstrap", "seed",
     ],
     BenchmarkReport: [
-        "format", "benchmark", "rule", "judge", "model", "items", "rejected", "unanswered",
-        "unscored", "official", "measures", "slices", "caveats", "answering", "judging",
-        "agreement",
+        "format", "benchmark", "rule", "judge", "model", "items", "rejected", "filtered",
+        "unanswered", "unscored", "official", "measures", "slices", "caveats", "answering",
+        "judging", "agreement",
     ],
     Usage: ["tokens_in", "tokens_out", "cost"],
     Agreement: ["judge", "n", "same", "kappa", "mean_distance", "within_one"],

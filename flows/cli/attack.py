@@ -65,11 +65,11 @@ def attack(  # noqa: PLR0913 - options
     from flows.line import plainly
     from flows.told import told
     from infra.store import Store
-    from tasks.answer import trained
     from tasks.attack import attack as attack_model
     from tasks.attack import attack_inputs
+    from tasks.named import find_trained
 
-    inputs = attack_inputs(trained(address), labelled)
+    inputs = attack_inputs(find_trained(address)[0], labelled)
     store = Store(inputs.model.uri.rsplit("/", 2)[0])
     found = told(plainly)("attack", attack_model, config, inputs, store=store)
     _tell(found, store, json=json)

@@ -16,7 +16,7 @@ from tasks.examine.work import ITEMS, REPORT, Examination, work
 from tasks.judges import choose_judge
 from tasks.respond import Responder
 
-STEP, VERSION = "benchmark", 1
+STEP, VERSION = "benchmark", 2
 # Where the data lie does not matter, and the judges are in the settings by what they are.
 NOT_PRINTED = {"data", "judge", "second_judge", "rubric"}
 
