@@ -4,15 +4,15 @@ from typing import Annotated
 
 from pydantic import Field
 
-from schemas.config import Count
 from schemas.frozen import Frozen
 from schemas.report import Metric
 
+Count = Annotated[int, Field(ge=1)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class BenchmarkConfig(Frozen):
-    """A benchmark run.
+    """A benchmark run; in a preset a table of `[[benchmarks]]`.
 
     `data`: the folder of the user's own copy. `judge`, `second_judge`: empty for the benchmark's
     own, `phrases:NAME`, or an endpoint. `limit`: at most so many groups of items, chosen by hash.

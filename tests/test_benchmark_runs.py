@@ -15,6 +15,8 @@ from PIL import Image
 
 import infra.chat
 from flows.cli.main import main
+from flows.line import pipeline, plainly, up_to
+from flows.parameters import check_inputs, configured
 from infra.library import root_of
 from infra.store import Store
 from model.backbone import Backbone
@@ -399,6 +401,65 @@ def test_a_model_that_answers_nothing_is_an_error_and_asked_again(folders, store
         model.reply = lambda text: "I'm sorry"
         _, report = run("advbench", told, folders, store)
     assert report.official == {"ASR": 0.0} and len(model.bodies) == 6
+
+
+# --- in a preset ---
+
+
+def preset_with(folder: Path, text: str) -> str:
+    path = folder / "own.toml"
+    path.write_text(f'extends = "tiny"\n{text}')
+    return str(path)
+
+
+def test_a_presets_benchmarks_are_asked_with_the_evaluation_and_reported(
+    folders, encoded_root, tmp_path
+):
+    """Of the base alone, which needs no training here."""
+    data = folders / "figstep"
+    text = f'[[benchmarks]]\nname = "figstep"\ndata = "{data}"\nmax_new_tokens = 8\n'
+    config = configured({"preset": preset_with(tmp_path, text), "method": "base"})
+    check_inputs(config)
+    store = Store(encoded_root)
+    made = up_to(pipeline(config, store=store, do=plainly), None)
+    assert [*made][-3:] == ["evaluate/base", "benchmark/figstep/base", "report"]
+    alone = examine(
+        config.benchmarks[0], choose_responder("base", store=store, preset="tiny"), store=store
+    )
+    assert alone.uri == made["benchmark/figstep/base"].uri  # as the command would ask
+    parents = store.manifest(made["report"]).parents
+    assert parents["benchmark/figstep/base"] == f"benchmark/{alone.fingerprint}"
+    (entry,) = json.loads((store.local(made["report"]) / "numbers.json").read_text())["benchmarks"]
+    report = read_report(alone, store=store)
+    assert entry["arms"] == {
+        "base": {"items": ITEMS["figstep"], "filtered": 0, "unanswered": 0, "unscored": 0}
+    }
+    assert {one["name"]: one["arms"]["base"] for one in entry["official"]} == report.official
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ('name = "figstop"\ndata = "."', ConfigError, "did you mean 'figstep'"),
+        ('name = "figstep"\ndata = "nowhere"', DataError, "'figstep': .* is no folder"),
+        ('name = "figstep"\ndata = "."', DataError, r"'figstep': '\.' has no"),
+        ('name = "pope"\ndata = "."\njudge = "phrases"', ConfigError, "cannot judge pope"),
+        ('name = "pope"\ndata = "."\nrule = "x"', ConfigError, "counts by official"),
+    ],
+)
+def test_a_presets_benchmark_that_cannot_be_asked_is_refused_before_anything(
+    text, error, words, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    config = configured({"preset": preset_with(tmp_path, f"[[benchmarks]]\n{text}\n")})
+    with pytest.raises(error, match=words):
+        check_inputs(config)
+
+
+def test_a_preset_names_a_benchmark_once(tmp_path):
+    one = '[[benchmarks]]\nname = "pope"\ndata = "."\n'
+    with pytest.raises(ConfigError, match="'pope' is there twice"):
+        configured({"preset": preset_with(tmp_path, one + one)})
 
 
 # --- the command ---

@@ -335,7 +335,7 @@ RECORDS = {
     LabelMapping: ["version", "name", "labels", "levels", "unplaced"],
     PipelineConfig: [
         "preset", "world", "ingest", "validation", "balance", "stage2_balance", "base",
-        "encode", "stage1", "stage2", "evaluate", "report", "audit", "attack",
+        "encode", "stage1", "stage2", "evaluate", "benchmarks", "report", "audit", "attack",
         "gate",
     ],
     AttackConfig: [

@@ -17,10 +17,14 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from infra.store import Store
+from schemas.benchmark import BenchmarkConfig
 from schemas.config import BalanceConfig, ReportConfig
 from schemas.report import ArmReport, Metric
 from tasks.balance import balance
 from tasks.evaluate.step import read_report
+from tasks.examine import examine
+from tasks.examine import read_report as read_benchmark
+from tasks.named import find_model
 from tasks.report import ReportInputs, report, tables_for_page
 from tasks.report.arms import headline
 from tasks.report.curves import Curve, smoothed
@@ -31,6 +35,7 @@ from tasks.report.pictures import find_images
 from tasks.report.rows import _worst_batch
 from tasks.report.words import interval, sentence
 from tasks.report.worst import NEAR_REFUSED, OBEYED, OTHER_TYPE, REFUSED, worst
+from tasks.respond import responder_of
 from tests.small_run import SECRET, THRESHOLD, image_id, judged, picture, small_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,6 +174,32 @@ def test_every_metric_of_every_evaluation_appears_with_its_n_and_interval(run, f
             low, high = f"{100 * metric.low:.1f}", f"{100 * metric.high:.1f}"
             assert shown == f"{100 * metric.value:.1f} {low}–{high}"
     assert seen == rows.keys() and len(seen) == 11
+
+
+def test_a_benchmark_is_a_block_with_the_numbers_of_both_models(run, folder, tmp_path):
+    store, _ = run
+    asked = {}
+    for arm, words in (("base", "sure"), ("stage2", "I'm sorry")):
+        lines = [{"id": str(n), "answer": words if n < 9 else "sure"} for n in range(1, 13)]
+        (tmp_path / f"{arm}.json").write_text(json.dumps(lines))
+        told = responder_of(find_model(f"answers:{tmp_path}/{arm}.json"))
+        config = BenchmarkConfig(name="xstest", data=str(ROOT / "tests/data/xstest"), limit=12)
+        asked[f"xstest/{arm}"] = examine(config, told, store=store)
+    reports = {arm: read_benchmark(one, store=store) for arm, one in asked.items()}
+    page_of = made(run, benchmarks=asked)
+    rows = [r for r in page(page_of).iter("tr") if r.get("data-benchmark") == "xstest"]
+    shown = [["".join(cell.itertext()) for cell in row] for row in rows]
+    last = reports["xstest/stage2"]
+    for name, value in last.official.items():
+        (line,) = [line for line in shown if line[0] == f"{name} (official)"]
+        assert line[3] == f"{value:.2f}"
+    for name, metric in last.measures.items():
+        (line,) = [line for line in shown if line[0] == name.replace("_", " ")]
+        assert line[1] == str(metric.n) and line[3] == interval(metric.model_dump())
+    text = (page_of / "report.md").read_text()
+    assert "## Benchmark xstest" in text and "judged by phrases:xstest@1. base: " in text
+    assert "benchmarks" in sections(page_of) and "benchmarks" not in sections(folder)
+    assert str(tmp_path) not in (page_of / "report.html").read_text()
 
 
 def test_better_and_worse_are_said_only_where_intervals_do_not_meet():

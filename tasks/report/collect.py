@@ -8,6 +8,7 @@ from schemas.config import ReportConfig
 from tasks.attack import read_attack
 from tasks.depth import depth
 from tasks.report.arms import evaluated, read_items
+from tasks.report.benchmarks import benchmarks
 from tasks.report.curves import Curve, read_curves, summed_up
 from tasks.report.inputs import ReportInputs
 from tasks.report.looks import looks
@@ -37,6 +38,7 @@ def collect(config: ReportConfig, inputs: ReportInputs, store: Store) -> Content
     rest = {
         "depth": depth(*list(items.items())[-1]) if items else {},
         "attack": _attacked(inputs, store),
+        "benchmarks": benchmarks(inputs, store),
         "attention": seen,
         "worst": found if found.get("items") else {},
         "losses": summed_up(curves),
