@@ -226,7 +226,11 @@ def test_two_artifacts_are_compared_on_the_items_that_are_named(made, alone):
     assert line["old"]["name"] == f"stage1 {made.stage1.fingerprint[:10]}"
     again = ["compare", made.stage1.uri, made.stage2.uri, *where, "--preset", "short.toml"]
     shown = CliRunner().invoke(application(), again, catch_exceptions=False)
-    assert shown.stdout.startswith("# not shown: stage2") and "compare.html" in shown.stdout
+    first, sentence, price, *rest = shown.stdout.splitlines()
+    assert first == f"not shown: {line['new']['name']} against {line['old']['name']}"
+    assert (sentence, price) == (line["sentence"], line["price"])
+    assert [end.rpartition(".")[2] for end in rest[-3:]] == ["html", "md", "json"]
+    assert Path(rest[-3]).is_file() and len(rest) < 30 and "#" not in shown.stdout
     assert shown.stderr.count("cached") == 5  # features and answers of both, and the page
 
 

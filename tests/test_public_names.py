@@ -141,6 +141,7 @@ OPTIONS = {
         "--targets",
         "--wordings",
         "--batch",
+        "--root",
         "--json",
     },
     "answer": {
