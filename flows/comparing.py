@@ -30,7 +30,7 @@ def compare_sides(
     """
     sides, answers, labelled = both_answers(names, items, config, do=do, store=store)
     told = (sides[0].name, sides[1].name)
-    page = do("compare", compare_models, CompareConfig(), told, answers, labelled, store=store)
+    page = do("compare", compare_models, _settings(config), told, answers, labelled, store=store)
     return {"compare": page, "old": answers[0], "new": answers[1]}
 
 
@@ -44,6 +44,11 @@ def both_answers(
         labelled = up_to(pipeline(config, store=store, do=do), "validate")["validate"]
     asking = Asking(config.evaluate, config.encode, labelled, store, do)
     return (old, new), (answered(old, asking), answered(new, asking)), labelled
+
+
+def _settings(config: PipelineConfig) -> CompareConfig:
+    """How it is compared; rates have the intervals that the preset's evaluation gives them."""
+    return CompareConfig(interval=config.evaluate.interval)
 
 
 def compare_versions(
@@ -75,7 +80,7 @@ def compare_versions(
         )
     asking = Asking(config.evaluate, config.encode, labelled, store, do)
     found = {number: answered(side, asking) for number, side in sides.items()}
-    return do("history", history_table, CompareConfig(), versions, found, labelled, store=store)
+    return do("history", history_table, _settings(config), versions, found, labelled, store=store)
 
 
 def score_card(  # noqa: PLR0913 - a model, how it is called, its items

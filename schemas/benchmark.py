@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from schemas.frozen import Frozen
-from schemas.report import Metric
+from schemas.report import WILSON, Interval, Metric, RateInterval, interval_among
 
 Count = Annotated[int, Field(ge=1)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -16,7 +16,8 @@ class BenchmarkConfig(Frozen):
 
     `data`: the folder of the user's own copy. `judge`, `second_judge`: empty for the benchmark's
     own, `phrases:NAME`, or an endpoint. `limit`: at most so many groups of items, chosen by hash.
-    `prices`: of a million tokens to and from the judge, for the cost; in any currency.
+    `prices`: of a million tokens to and from the judge, for the cost; in any currency. `interval`:
+    of rates.
     """
 
     name: str
@@ -30,6 +31,7 @@ class BenchmarkConfig(Frozen):
     max_new_tokens: Count | None = None
     prices: tuple[Price, Price] | None = None
     bootstrap: Count = 2000
+    interval: RateInterval = WILSON
     seed: int = 0
 
 
@@ -79,3 +81,8 @@ class BenchmarkReport(Frozen):
     answering: Usage
     judging: Usage
     agreement: Agreement | None = None
+
+    @property
+    def interval(self) -> Interval:
+        """How its rates' intervals were made."""
+        return interval_among(self.measures)

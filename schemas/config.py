@@ -11,6 +11,7 @@ from schemas.attack import AttackConfig
 from schemas.benchmark import BenchmarkConfig
 from schemas.frozen import Frozen
 from schemas.policy import REFUSAL_MARKERS
+from schemas.report import WILSON, RateInterval
 
 Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -339,7 +340,7 @@ class EvaluateConfig(Frozen):
     """Held-out items -> answers, rates and intervals for one arm.
 
     `policy`: which types pass, and what follows from a level (schemas/policies); empty is the
-    model's own.
+    model's own. `interval`: of rates, Wilson's or the exact one, which is wider.
     """
 
     taxonomy: str = "taxonomy"
@@ -348,6 +349,7 @@ class EvaluateConfig(Frozen):
     max_new_tokens: Count = 128
     refusal_markers: tuple[str, ...] = REFUSAL_MARKERS
     bootstrap: Count = 2000
+    interval: RateInterval = WILSON
     seed: int = 0
 
 

@@ -90,6 +90,20 @@ def test_the_page_begins_with_the_verdict_and_the_price_follows(tmp_path, obeyed
     assert Comparison.model_validate_json((tmp_path / "compare.json").read_text()) == told
 
 
+def test_the_rates_intervals_are_those_that_are_asked_for_and_the_page_says_so():
+    old, new = judged(np.random.default_rng(0), obeyed=(0.2, 0.02))
+    sides = {"old": Model(name="3", answers="x/1"), "new": Model(name="4", answers="x/2")}
+    config = CompareConfig(bootstrap=200, interval="clopper-pearson")
+    found = compared(old, new, {row["sample_id"]: {} for row in old}, config)
+    told = Comparison.model_validate({**found, **sides, "labelled": "validate/1"})
+    assert {line.new.method for line in told.rates} == {"clopper-pearson"}
+    assert "Rates have Clopper-Pearson intervals" in as_markdown(document(told))
+    plain = said(old, new)
+    assert "Rates have Wilson intervals" in as_markdown(document(plain))
+    assert "interval" not in json.loads(plain.model_dump_json())
+    assert [(a.low, a.p) for a in told.rates] == [(b.low, b.p) for b in plain.rates]
+
+
 def test_two_models_that_are_the_same_differ_in_nothing():
     old, _ = judged(np.random.default_rng(0))
     told = said(old, old)

@@ -12,16 +12,20 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from scipy.stats import binomtest
 
 from infra.store import Store
+from schemas.artifact import Artifact
 from schemas.benchmark import BenchmarkConfig
-from schemas.config import BalanceConfig, ReportConfig
+from schemas.config import BalanceConfig, EvaluateConfig, ReportConfig
 from schemas.report import ArmReport, Metric
 from tasks.balance import balance
-from tasks.evaluate.step import read_report
+from tasks.evaluate.metrics import arm_report
+from tasks.evaluate.step import ITEMS, REPORT, read_report
 from tasks.examine import examine
 from tasks.examine import read_report as read_benchmark
 from tasks.named import find_model
@@ -36,7 +40,7 @@ from tasks.report.rows import _worst_batch
 from tasks.report.words import interval, sentence
 from tasks.report.worst import NEAR_REFUSED, OBEYED, OTHER_TYPE, REFUSED, worst
 from tasks.respond import responder_of
-from tests.small_run import SECRET, THRESHOLD, image_id, judged, picture, small_run
+from tests.small_run import SECRET, TAXONOMY, THRESHOLD, image_id, judged, picture, small_run
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ReportConfig(images=4, worst=6)
@@ -176,6 +180,32 @@ def test_every_metric_of_every_evaluation_appears_with_its_n_and_interval(run, f
     assert seen == rows.keys() and len(seen) == 11
 
 
+def test_the_page_follows_the_interval_of_its_evaluations(run, folder):
+    """The rates that the report counts itself have the kind that the evaluations have."""
+    store, inputs = run
+
+    def evaluation(arm: str) -> Artifact:
+        config = EvaluateConfig(bootstrap=50, interval="clopper-pearson")
+        report = arm_report(arm, judged(arm), config, TAXONOMY)
+
+        def build(folder: Path) -> dict[str, int]:
+            pq.write_table(pa.Table.from_pylist(judged(arm)), folder / ITEMS)
+            (folder / REPORT).write_text(report.model_dump_json())
+            return {"items": 16}
+
+        return store.artifact("evaluate", 1, config={"arm": arm, "exact": True}, build=build)
+
+    exact = made(run, evaluations={arm: evaluation(arm) for arm in inputs.evaluations})
+    told = numbers(exact)
+    kinds = {cell["method"] for row in told["by_type"] for arm in row["arms"].values()
+             for cell in arm.values()}  # fmt: skip
+    assert kinds == {row["missed"]["method"] for row in told["depth"]["errors"]}
+    assert kinds == {"clopper-pearson"} == {told["interval"]}
+    text = (exact / "report.html").read_text()
+    assert text.count("Clopper-Pearson") == 3 and "Wilson" not in text
+    assert "interval" not in numbers(folder)
+
+
 def test_a_benchmark_is_a_block_with_the_numbers_of_both_models(run, folder, tmp_path):
     store, _ = run
     asked = {}
@@ -197,7 +227,10 @@ def test_a_benchmark_is_a_block_with_the_numbers_of_both_models(run, folder, tmp
         (line,) = [line for line in shown if line[0] == name.replace("_", " ")]
         assert line[1] == str(metric.n) and line[3] == interval(metric.model_dump())
     text = (page_of / "report.md").read_text()
-    assert "## Benchmark xstest" in text and "judged by phrases:xstest@1. base: " in text
+    assert (
+        "## Benchmark xstest" in text
+        and "judged by phrases:xstest@1; rates with Wilson intervals. base: " in text
+    )
     assert "benchmarks" in sections(page_of) and "benchmarks" not in sections(folder)
     assert str(tmp_path) not in (page_of / "report.html").read_text()
 

@@ -108,6 +108,7 @@ def compared(old: Rows, new: Rows, slices: Slices, config: CompareConfig) -> dic
         "items": content_hash([[row[k] for k in (*ITEM, "judge")] for row in new]),
         "n": len(new),
         "alpha": config.alpha,
+        "interval": config.interval,
         "rates": found,
         "types": types,
         "slices": sliced,

@@ -53,14 +53,14 @@ def metric_of(rows: Sequence[Row], measure: Measure, config: BenchmarkConfig) ->
 
 
 def _rate(parts: Sequence[tuple[Row, Any]], config: BenchmarkConfig) -> Metric:
-    return rate(np.array([part for _, part in parts], dtype=bool))
+    return rate(np.array([part for _, part in parts], dtype=bool), config.interval)
 
 
 def _all(parts: Sequence[tuple[Row, Any]], config: BenchmarkConfig) -> Metric:
     groups: dict[str, bool] = {}
     for row, part in parts:
         groups[row["group"]] = groups.get(row["group"], True) and bool(part)
-    return rate(np.array(list(groups.values()), dtype=bool))
+    return rate(np.array(list(groups.values()), dtype=bool), config.interval)
 
 
 def _mean(parts: Sequence[tuple[Row, Any]], config: BenchmarkConfig) -> Metric:

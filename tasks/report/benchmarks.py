@@ -5,6 +5,7 @@ from typing import Any
 
 from infra.store import Store
 from schemas.benchmark import BenchmarkReport
+from schemas.report import INTERVALS
 from tasks.benchmarks.registry import benchmark_named
 from tasks.examine import read_report
 from tasks.report.inputs import ReportInputs
@@ -50,6 +51,7 @@ def _entry(name: str, reports: dict[str, BenchmarkReport]) -> dict[str, Any]:
         "name": name,
         "rule": first.rule,
         "judge": first.judge,
+        "interval": first.interval,
         "caveats": list(told),
         "arms": {arm: {part: getattr(one, part) for part in LEFT} for arm, one in reports.items()},
         "official": _by_number({arm: one.official for arm, one in reports.items()}),
@@ -99,7 +101,10 @@ def _told(entry: dict[str, Any]) -> tuple[str, ...]:
         + ", ".join(f"{own[part]} {part}" for part in LEFT if part == "items" or own[part])
         for arm, own in entry["arms"].items()
     ]
-    first = f"{about[0].upper()}{about[1:]}; rule {entry['rule']}, judged by {entry['judge']}."
+    first = (
+        f"{about[0].upper()}{about[1:]}; rule {entry['rule']}, judged by {entry['judge']}; rates "
+        f"with {INTERVALS[entry['interval']]} intervals."
+    )
     notes = (f"Note: {caveat}." for caveat in entry["caveats"])
     return (f"{first} {'; '.join(left)}.", *notes)
 

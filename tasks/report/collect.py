@@ -15,7 +15,7 @@ from tasks.report.looks import looks
 from tasks.report.origin import origin
 from tasks.report.pictures import find_images, thumbnail
 from tasks.report.rows import data, from_world
-from tasks.report.words import sentence
+from tasks.report.words import interval_of, sentence
 from tasks.report.worst import worst
 
 
@@ -36,7 +36,7 @@ def collect(config: ReportConfig, inputs: ReportInputs, store: Store) -> Content
     found = worst(config, items)
     pictures |= _thumbnails(config, inputs, found, store)
     rest = {
-        "depth": depth(*list(items.items())[-1]) if items else {},
+        "depth": depth(*list(items.items())[-1], interval_of(numbers)) if items else {},
         "attack": _attacked(inputs, store),
         "benchmarks": benchmarks(inputs, store),
         "attention": seen,

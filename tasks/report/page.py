@@ -48,6 +48,7 @@ def page(numbers: dict[str, Any], charts: Mapping[str, str], pictures: Mapping[s
         attack_words=words.ATTACKED,
         strongest_attack=words.strongest_attack(numbers),
         counted=words.counted,
+        rate_interval=words.interval_name(numbers),
         ratio=words.ratio,
         commit=commit,
         flat=flat,
