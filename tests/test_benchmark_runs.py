@@ -486,6 +486,10 @@ def test_the_command_counts_shows_and_exports(folders, tmp_path, monkeypatch, ca
     assert psavlm(monkeypatch, *asked) == 0
     shown = capsys.readouterr().out
     assert "ASR" in shown and "n = 3" in shown and told["artifact"]["uri"] in shown
+    assert psavlm(monkeypatch, *asked, "--interval", "clopper-pearson", "--json") == 0
+    exact = json.loads(capsys.readouterr().out)["measures"]["attack_success"]
+    assert (exact["method"], exact["n"]) == ("clopper-pearson", 3)
+    assert exact["high"] == pytest.approx(0.9057, abs=5e-5)  # 1 of 3
     assert psavlm(monkeypatch, *asked, "--out", str(out)) == 2
     assert "exists already" in capsys.readouterr().err
 
@@ -509,6 +513,7 @@ def test_without_a_name_the_command_lists_all(monkeypatch, capsys):
         (["pope", "--data", ".", "--model", "answers:a.jsonl", "--rule", "x"], "counts by"),
         (["pope", "--data", ".", "--model", "answers:a.jsonl", "--rubric", "x"], "judging model"),
         (["pope", "--data", ".", "--model", "answers:a.jsonl", "--prices", "1"], "two numbers"),
+        (["pope", "--data", ".", "--model", "answers:a.jsonl", "--interval", "wald"], "interval"),
         (["pope", "--data", ".", "--model", "http://127.0.0.1/v1"], "#model"),
     ],
 )
