@@ -78,7 +78,7 @@ def _block(entry: dict[str, Any]) -> Block:
     rows = [
         {
             "number": f"{row['name']} (official)",
-            "n": "",
+            "n": "-",
             **{arm_name(arm): _plain(row["arms"].get(arm)) for arm in arms},
         }
         for row in entry["official"]
