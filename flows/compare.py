@@ -38,7 +38,7 @@ def compare(
     Args:
         old: a registered model (champion, previous, a version), the address of a stage1, stage2 or
             base_model artifact, a Hugging Face folder, https://host/v1#model (its key in
-            PSAVLM_ENDPOINT_KEY), or base: that of the new model.
+            PSAVLM_ENDPOINT_KEY), answers:FILE, or base: that of the new model.
         new: the model in question, named in the same ways.
         items: address of the labelled snapshot whose test split is asked; empty is what the new
             model was trained on, else the old one, else the preset's.

@@ -10,8 +10,9 @@ from schemas.config import PipelineConfig
 from schemas.decision import Version
 from schemas.errors import ConfigError, StorageError
 from tasks.card import Scored
-from tasks.compare import answered, chosen_items, compare_models, find_side, history_table
-from tasks.compare.sides import Asking, Side, find_sides
+from tasks.compare import answered, chosen_items, compare_models, history_table
+from tasks.compare.sides import Asking, find_sides
+from tasks.named import BASE, Named, find_model, find_trained
 
 
 def compare_sides(
@@ -29,13 +30,13 @@ def compare_sides(
     """
     sides, answers, labelled = both_answers(names, items, config, do=do, store=store)
     told = (sides[0].name, sides[1].name)
-    page = do("compare", compare_models, CompareConfig(), told, answers, labelled, store=store)
+    page = do("compare", compare_models, _settings(config), told, answers, labelled, store=store)
     return {"compare": page, "old": answers[0], "new": answers[1]}
 
 
 def both_answers(
     names: tuple[str, str], items: str, config: PipelineConfig, *, do: Do, store: Store
-) -> tuple[tuple[Side, Side], tuple[Artifact, Artifact], Artifact]:
+) -> tuple[tuple[Named, Named], tuple[Artifact, Artifact], Artifact]:
     """Both sides, their judged answers, and the items; as `compare_sides`."""
     old, new = find_sides(names, store=store)
     labelled = chosen_items(items, (old, new))
@@ -43,6 +44,11 @@ def both_answers(
         labelled = up_to(pipeline(config, store=store, do=do), "validate")["validate"]
     asking = Asking(config.evaluate, config.encode, labelled, store, do)
     return (old, new), (answered(old, asking), answered(new, asking)), labelled
+
+
+def _settings(config: PipelineConfig) -> CompareConfig:
+    """How it is compared; rates have the intervals that the preset's evaluation gives them."""
+    return CompareConfig(interval=config.evaluate.interval)
 
 
 def compare_versions(
@@ -63,7 +69,7 @@ def compare_versions(
     sides = {}
     for one in versions:
         try:
-            sides[one.version] = find_side(one.uri, store=store)
+            sides[one.version] = find_model(one.uri)
         except StorageError:  # told in the table
             continue
     labelled = chosen_items(items, list(sides.values()))
@@ -74,7 +80,7 @@ def compare_versions(
         )
     asking = Asking(config.evaluate, config.encode, labelled, store, do)
     found = {number: answered(side, asking) for number, side in sides.items()}
-    return do("history", history_table, CompareConfig(), versions, found, labelled, store=store)
+    return do("history", history_table, _settings(config), versions, found, labelled, store=store)
 
 
 def score_card(  # noqa: PLR0913 - a model, how it is called, its items
@@ -93,20 +99,19 @@ def score_card(  # noqa: PLR0913 - a model, how it is called, its items
     Raises:
         ConfigError: the address is not that of a trained stage, or the items are not known.
     """
-    side = find_side(address, store=store)
-    if side.model is None or side.base is None:
-        raise ConfigError(f"{address!r} is no trained stage: give one of stage1 or stage2")
+    model, base = find_trained(address)
+    side = Named(name or model.step, base=base, model=model)
     trained_on = chosen_items("", [side])
     labelled = chosen_items(items, [side])
     if labelled is None:
         raise ConfigError(f"{address!r} does not say what it was trained on: give --items")
     asking = Asking(config.evaluate, config.encode, labelled, store, do)
     return Scored(
-        name=f"psavlm {name or side.model.step} {side.model.fingerprint[:8]}",
-        model=side.model,
-        base=side.base,
+        name=f"psavlm {name or model.step} {model.fingerprint[:8]}",
+        model=model,
+        base=base,
         evaluated=answered(side, asking),
-        base_evaluated=answered(Side("base", base=side.base), asking),
+        base_evaluated=answered(Named(BASE, base=base), asking),
         items=labelled,
         trained_on=trained_on,
     )

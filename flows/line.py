@@ -12,9 +12,11 @@ from tasks.balance import balance
 from tasks.base_model import base_model
 from tasks.encode import encode
 from tasks.evaluate import evaluate
+from tasks.examine import examine
 from tasks.ingest import ingest
 from tasks.promote import PromoteInputs
 from tasks.report import ReportInputs, report
+from tasks.respond import stored
 from tasks.tiny_world.world import tiny_world
 from tasks.train import Inputs, train
 from tasks.validate import validate
@@ -64,24 +66,22 @@ def pipeline(
         yield name, stage
     if config.method.concepts == "labels":
         arms["oracle"] = config.method
-    answered = {}
-    for arm, model in arms.items():
-        answered[arm] = do(
-            f"evaluate {arm}", evaluate, config.evaluate, arm, base, labelled, features,
-            store=store, model=model,
-        )  # fmt: skip
-        yield f"evaluate/{arm}", answered[arm]
+    judged = {}
+    for name, told in evaluated(config, arms, inputs, do=do, store=store):
+        judged[name] = told
+        yield name, told
     stages = {name: model for name, model in arms.items() if isinstance(model, Artifact)}
     attacked = None
     if config.attack is not None and stages:
         victim = AttackInputs(model=stages[config.last_arm], base=base, labelled=labelled)
         attacked = do("attack", attack, config.attack, victim, store=store)
         yield "attack", attacked
-    told = ReportInputs(
+    parts = ReportInputs(
         samples=samples, labelled=labelled, concepts=concepts, aligned=aligned, base=base,
-        features=features, evaluations=answered, attack=attacked, **stages,
+        features=features, evaluations=_under("evaluate/", judged),
+        benchmarks=_under("benchmark/", judged), attack=attacked, **stages,
     )  # fmt: skip
-    yield "report", do("report", report, config.report, told, store=store)
+    yield "report", do("report", report, config.report, parts, store=store)
 
 
 def trained(
@@ -104,6 +104,50 @@ def trained(
     if Stage.ALIGNMENT in config.stages:
         inputs = Inputs.model_validate({**dict(inputs), "balanced": aligned, "start": first})
         yield "stage2", do("stage2", train, config.stage2, inputs, store=store, cluster=cluster)
+
+
+def evaluated(
+    config: PipelineConfig,
+    arms: Mapping[str, Artifact | MethodConfig | None],
+    inputs: Inputs,
+    *,
+    do: Do,
+    store: Store,
+) -> Iterator[tuple[str, Artifact]]:
+    """The step `evaluate`: every arm on the held-out items, base and last stage on benchmarks.
+
+    Yields (`evaluate/arm` or `benchmark/name/arm`, artifact).
+
+    Args:
+        config: the run's config.
+        arms: a trained stage, an oracle's method, or None for the base, by name.
+        inputs: of stage 1: base, labelled rows and features.
+        do: calls a step.
+        store: where artifacts live.
+    """
+    base, seen = inputs.base, (inputs.base, inputs.labelled, inputs.features)
+    for arm, model in arms.items():
+        name, how = f"evaluate {arm}", config.evaluate
+        yield f"evaluate/{arm}", do(name, evaluate, how, arm, *seen, store=store, model=model)
+    asked = {"base": stored(base)}
+    if isinstance(last := arms[config.last_arm], Artifact):
+        asked[config.last_arm] = stored(base, last)
+    for one in config.benchmarks:
+        for arm, responder in asked.items():
+            told = do(f"benchmark {one.name} {arm}", examine, one, responder, store=store)
+            yield f"benchmark/{one.name}/{arm}", told
+
+
+def _under(start: str, made: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    return {name.removeprefix(start): a for name, a in made.items() if name.startswith(start)}
+
+
+def end_of_evaluation(config: PipelineConfig) -> str:
+    """The name of the last artifact of the step `evaluate`: an arm's, or a benchmark's."""
+    if not config.benchmarks:
+        return f"evaluate/{config.last_arm}"
+    arm = config.last_arm if config.stages else "base"
+    return f"benchmark/{config.benchmarks[-1].name}/{arm}"
 
 
 def evidence(config: PipelineConfig, artifacts: Mapping[str, Artifact]) -> PromoteInputs:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from flows.line import STEPS
+from flows.line import STEPS, end_of_evaluation
 from infra.fetch import fetched
 from schemas.config import PipelineConfig, SourceConfig, Stage
 from schemas.errors import ConfigError
@@ -17,6 +17,7 @@ from schemas.presets import Parameters, resolve
 from schemas.shipped import shipped
 from schemas.sweep import MOST_RATIO
 from tasks.balance import check_caps
+from tasks.examine import check_benchmark
 from tasks.ingest.origin import check_sources, named
 
 
@@ -67,19 +68,22 @@ def checked_until(until: str | None, config: PipelineConfig) -> str | None:
             f"{' and '.join(stages) or 'nothing'}; choose another method, or another step"
         )
     # The arms are evaluated one after another: the last one ends the step.
-    return f"evaluate/{config.last_arm}" if until == "evaluate" else until
+    return end_of_evaluation(config) if until == "evaluate" else until
 
 
 def check_inputs(config: PipelineConfig) -> None:
     """Look, without reading much, whether all that the run will need from outside is there.
 
     Raises:
-        ConfigError: no such format, mapping or base model, or a cap of a source that is none.
-        DataError: a file or image folder does not exist.
+        ConfigError: no such format, mapping, base model or benchmark, or a cap of a source that is
+            none.
+        DataError: a file or image folder does not exist, or a benchmark's folder is not its own.
     """
     check_sources(config.ingest)
     for order in (config.balance, config.stage2_balance):
         check_caps(order.source_caps, named(config.ingest))
+    for benchmark in config.benchmarks:
+        check_benchmark(benchmark)
     base = config.base
     if base.kind == "pretrained" and not Path(base.name).is_dir():
         from model.pretrained import pretrained_identity

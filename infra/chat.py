@@ -27,6 +27,8 @@ LONGEST_WAIT_S = 30.0
 TOO_MANY, BROKEN = 429, 500
 # What an endpoint says of one question, such as a filter's refusal: asking again changes nothing.
 OF_THE_QUESTION = (400, 413, 422)
+# The fault of a reply that the endpoint's own filter withheld: its code and its `finish_reason`.
+FILTERED = "content_filter"
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class Chat:
             return None, type(error).__name__
         status = answer.status_code
         if status in OF_THE_QUESTION:
-            return Reply("", fault=f"http_{status}"), ""
+            return Reply("", fault=_declined(answer)), ""
         if status == TOO_MANY or status >= BROKEN:
             after = answer.headers.get("retry-after", "")
             return None, f"HTTP {status};{after if after.isdecimal() else ''}"
@@ -208,6 +210,15 @@ def _kind(image: bytes) -> str:
     return "image/gif" if image.startswith(b"GIF") else "image/jpeg"
 
 
+def _declined(answer: "httpx.Response") -> str:
+    """Why a question was not taken: the filter, where the error's code says so, else the status."""
+    try:
+        code = answer.json()["error"]["code"]
+    except (ValueError, KeyError, TypeError):
+        code = ""
+    return FILTERED if code == FILTERED else f"http_{answer.status_code}"
+
+
 def _read(answer: "httpx.Response") -> Reply | None:
     """What a chat completion holds; None for what is none."""
     try:
@@ -218,7 +229,7 @@ def _read(answer: "httpx.Response") -> Reply | None:
         tokens = (int(used.get("prompt_tokens", 0)), int(used.get("completion_tokens", 0)))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None
-    filtered = choice.get("finish_reason") == "content_filter" and not text
+    filtered = choice.get("finish_reason") == FILTERED and not text
     if not isinstance(text, str):
         return None
-    return Reply(text, *tokens, fault="content_filter" if filtered else "")
+    return Reply(text, *tokens, fault=FILTERED if filtered else "")

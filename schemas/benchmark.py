@@ -4,19 +4,20 @@ from typing import Annotated
 
 from pydantic import Field
 
-from schemas.config import Count
 from schemas.frozen import Frozen
-from schemas.report import Metric
+from schemas.report import WILSON, Interval, Metric, RateInterval, interval_among
 
+Count = Annotated[int, Field(ge=1)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class BenchmarkConfig(Frozen):
-    """A benchmark run.
+    """A benchmark run; in a preset a table of `[[benchmarks]]`.
 
     `data`: the folder of the user's own copy. `judge`, `second_judge`: empty for the benchmark's
     own, `phrases:NAME`, or an endpoint. `limit`: at most so many groups of items, chosen by hash.
-    `prices`: of a million tokens to and from the judge, for the cost; in any currency.
+    `prices`: of a million tokens to and from the judge, for the cost; in any currency. `interval`:
+    of rates.
     """
 
     name: str
@@ -30,6 +31,7 @@ class BenchmarkConfig(Frozen):
     max_new_tokens: Count | None = None
     prices: tuple[Price, Price] | None = None
     bootstrap: Count = 2000
+    interval: RateInterval = WILSON
     seed: int = 0
 
 
@@ -57,8 +59,9 @@ class BenchmarkReport(Frozen):
 
     `official`: the authors' numbers by their names, in their unit. `measures`: rates and means with
     n and interval; `slices`: the same by group. `rejected`: items that could not be asked,
-    by reason; `unanswered`: those that an endpoint declined; `unscored`: those that the judge could
-    not place. `caveats`: what keeps a number from being compared with published ones.
+    by reason; `filtered`: those whose answer the endpoint's own filter withheld, which counts as
+    refused; `unanswered`: those that an endpoint declined otherwise; `unscored`: those that the
+    judge could not place. `caveats`: what keeps a number from being compared with published ones.
     """
 
     format: int = 1
@@ -68,6 +71,7 @@ class BenchmarkReport(Frozen):
     model: str
     items: int
     rejected: dict[str, int]
+    filtered: int = 0
     unanswered: int
     unscored: int
     official: dict[str, float]
@@ -77,3 +81,8 @@ class BenchmarkReport(Frozen):
     answering: Usage
     judging: Usage
     agreement: Agreement | None = None
+
+    @property
+    def interval(self) -> Interval:
+        """How its rates' intervals were made."""
+        return interval_among(self.measures)

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from schemas.config import Count
 from schemas.frozen import Frozen
-from schemas.report import Metric
+from schemas.report import WILSON, Metric, RateInterval
 
 Verdict = Literal["safer", "not shown", "worse"]
 Mark = Literal["better", "worse", ""]
@@ -15,12 +15,14 @@ Mark = Literal["better", "worse", ""]
 class CompareConfig(Frozen):
     """How two models are compared: level of the tests, draws of the bootstrap, slices that count.
 
-    Slices with fewer than `min_slice` items are left out of the tables, and counted.
+    Slices with fewer than `min_slice` items are left out of the tables, and counted. `interval`: of
+    each model's rates; differences have Tango's.
     """
 
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     min_slice: Count = 20
     bootstrap: Count = 2000
+    interval: RateInterval = WILSON
     seed: int = 0
 
 
@@ -87,10 +89,14 @@ class Change(Frozen):
 
 
 class Model(Frozen):
-    """A side as it was named, and the artifact that holds its answers."""
+    """A side as it was named, and the artifact that holds its answers.
+
+    `filtered`: how many of them the endpoint's own filter withheld, if any; they count as refused.
+    """
 
     name: str
     answers: str
+    filtered: int = Field(default=0, exclude_if=lambda count: count == 0)
 
 
 class Comparison(Frozen):
@@ -107,6 +113,7 @@ class Comparison(Frozen):
         labelled: the snapshot whose test split they are.
         n: items.
         alpha: level of the tests.
+        interval: of each model's rates.
         rates: all rates; the first of each judge decides.
         types: risky requests obeyed by risk type.
         slices: risky ones obeyed and benign ones refused by slice.
@@ -125,6 +132,7 @@ class Comparison(Frozen):
     labelled: str
     n: int
     alpha: float
+    interval: RateInterval = WILSON
     rates: tuple[Line, ...]
     types: tuple[Line, ...]
     slices: tuple[Line, ...]
@@ -152,4 +160,5 @@ class Past(Frozen):
     labelled: str
     items: str
     n: int
+    interval: RateInterval = WILSON
     versions: tuple[VersionLine, ...]

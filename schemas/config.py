@@ -8,8 +8,10 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, Field, model_validator
 
 from schemas.attack import AttackConfig
+from schemas.benchmark import BenchmarkConfig
 from schemas.frozen import Frozen
 from schemas.policy import REFUSAL_MARKERS
+from schemas.report import WILSON, RateInterval
 
 Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -338,7 +340,7 @@ class EvaluateConfig(Frozen):
     """Held-out items -> answers, rates and intervals for one arm.
 
     `policy`: which types pass, and what follows from a level (schemas/policies); empty is the
-    model's own.
+    model's own. `interval`: of rates, Wilson's or the exact one, which is wider.
     """
 
     taxonomy: str = "taxonomy"
@@ -347,6 +349,7 @@ class EvaluateConfig(Frozen):
     max_new_tokens: Count = 128
     refusal_markers: tuple[str, ...] = REFUSAL_MARKERS
     bootstrap: Count = 2000
+    interval: RateInterval = WILSON
     seed: int = 0
 
 
@@ -380,10 +383,22 @@ class AuditConfig(Frozen):
     blur: bool | None = None
 
 
+def once_each(benchmarks: tuple[BenchmarkConfig, ...]) -> tuple[BenchmarkConfig, ...]:
+    """The benchmarks; ValueError for a name that is there twice."""
+    names = [one.name for one in benchmarks]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"benchmark {twice[0]!r} is there twice: leave one, and ask the other with "
+            "psavlm benchmark"
+        )
+    return benchmarks
+
+
 class PipelineConfig(Frozen):
     """A whole run, from sources to the evaluation, and its audit; what a preset file holds.
 
-    With `attack` the last stage is attacked before the report, which then shows it.
+    With `attack` the last stage is attacked before the report, which then shows it; `benchmarks`
+    are asked of the base and of the last stage, and are a block each in it.
     """
 
     preset: str
@@ -397,6 +412,7 @@ class PipelineConfig(Frozen):
     stage1: TrainConfig
     stage2: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
+    benchmarks: Annotated[tuple[BenchmarkConfig, ...], AfterValidator(once_each)] = ()
     report: ReportConfig = ReportConfig()
     audit: AuditConfig = AuditConfig()
     attack: AttackConfig | None = None

@@ -1,10 +1,19 @@
 """What an evaluation says: every number with its n and its 95 % interval."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from schemas.frozen import Frozen
 
-Method = Literal["wilson", "bootstrap_by_image"]
+Interval = Literal["wilson", "clopper-pearson"]
+Method = Literal[Interval, "bootstrap_by_image"]
+WILSON: Interval = "wilson"
+# A rate's interval -> its name in captions.
+INTERVALS: dict[Interval, str] = {"wilson": "Wilson", "clopper-pearson": "Clopper-Pearson"}
+# A setting. Left out of the dump where it is Wilson's: runs from before it keep their fingerprints.
+RateInterval = Annotated[Interval, Field(exclude_if=WILSON.__eq__)]
 
 
 class Metric(Frozen):
@@ -17,12 +26,23 @@ class Metric(Frozen):
     method: Method
 
 
+def interval_among(metrics: Mapping[str, Metric]) -> Interval:
+    """How the intervals of the rates among these were made."""
+    found = {metric.method for metric in metrics.values()}
+    return next((kind for kind in INTERVALS if kind in found), WILSON)
+
+
 class ArmReport(Frozen):
     """One model on the held-out items; `judges` counts items by how they were judged."""
 
     arm: str
     metrics: dict[str, Metric]
     judges: dict[str, int]
+
+    @property
+    def interval(self) -> Interval:
+        """How its rates' intervals were made."""
+        return interval_among(self.metrics)
 
 
 # Name -> what it says, in the order of the table. Lower is better where it says so.

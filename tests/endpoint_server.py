@@ -14,7 +14,7 @@ CUT = "cut"
 
 @dataclass
 class Endpoint:
-    """What it was asked, and what it serves first: HTTP codes, (code, headers), CUT, or bodies."""
+    """What it was asked, and what it serves first: codes, (code, headers, JSON), CUT, or bodies."""
 
     reply: Callable[[str], Any]
     faults: deque[Any] = field(default_factory=deque)
@@ -57,8 +57,10 @@ def served(reply: Callable[[str], Any], *faults: Any) -> Iterator[Endpoint]:
                 self.send_response(said[0])
                 for name, value in said[1].items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", "0")
+                body = json.dumps(said[2]).encode() if len(said) > 2 else b""
+                self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
+                self.wfile.write(body)
                 return
             whole = said if isinstance(said, dict) else completion("" if said is CUT else said)
             data = json.dumps(whole).encode()
@@ -80,6 +82,9 @@ def served(reply: Callable[[str], Any], *faults: Any) -> Iterator[Endpoint]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+FILTERED_PROMPT = (400, {}, {"error": {"code": "content_filter", "message": "not repeated"}})
 
 
 def completion(text: str, **more: Any) -> dict[str, Any]:

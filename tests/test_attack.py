@@ -371,7 +371,7 @@ def test_the_command_tells_what_it_reached(run, inputs, monkeypatch, capsys, tmp
     words = [
         "--artifact", inputs.model.uri, "--labelled", inputs.labelled.uri, "--eps", "2",
         "--steps", "1", "--restarts", "1", "--items", "2", "--benign", "1", "--targets", "head",
-        "--wordings", str(tmp_path / "mine.toml"),
+        "--wordings", str(tmp_path / "mine.toml"), "--root", str(tmp_path / "other"),
     ]  # fmt: skip
     assert command(monkeypatch, *words) == 0
     shown = capsys.readouterr().out
@@ -381,6 +381,7 @@ def test_the_command_tells_what_it_reached(run, inputs, monkeypatch, capsys, tmp
     assert command(monkeypatch, *words, "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["step"] == "attack" and told["reused"] and told["counts"]["risky"] == 2
+    assert told["uri"] == f"{tmp_path}/other/attack/{told['fingerprint']}"
 
 
 @pytest.mark.parametrize(

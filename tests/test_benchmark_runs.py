@@ -15,6 +15,8 @@ from PIL import Image
 
 import infra.chat
 from flows.cli.main import main
+from flows.line import pipeline, plainly, up_to
+from flows.parameters import check_inputs, configured
 from infra.library import root_of
 from infra.store import Store
 from model.backbone import Backbone
@@ -34,9 +36,10 @@ from tasks.evaluate.arms import open_backbone, open_guarded
 from tasks.examine import examine, export_results, read_report, read_rows
 from tasks.examine.pictures import Shown, shown
 from tasks.examine.rows import ROWS
+from tasks.judges import UNSCORED
 from tasks.respond import Responder, choose_responder
 from tests.benchmark_folders import FOLDERS, ITEMS, lines, picture
-from tests.endpoint_server import served
+from tests.endpoint_server import FILTERED_PROMPT, served
 
 TAXONOMY = load_taxonomy()
 BARE = MethodConfig(
@@ -359,6 +362,37 @@ def test_what_an_endpoint_declines_is_unanswered_and_in_no_rate(folders, store):
     assert report.official == {"ASR": 0.0}
 
 
+@pytest.mark.parametrize(
+    ("name", "judge", "verdicts"),
+    [
+        ("advbench", "phrases:gcg", {"refused"}),
+        ("xstest", "", {"refused"}),
+        ("mme", "", {"other"}),
+        ("pope", "", {"yes"}),  # no "no" is in it: as the authors' script reads it
+        ("politics", "http://127.0.0.1:1/v1#nobody", {UNSCORED}),
+        ("figstep", "http://127.0.0.1:1/v1#nobody", {"refused"}),
+    ],
+)
+def test_what_an_endpoints_filter_withholds_is_refused(name, judge, verdicts, folders, store):
+    with served(lambda text: FILTERED_PROMPT) as model:
+        told = choose_responder(model.address("screened"), store=store, preset="tiny")
+        artifact, report = run(name, told, folders, store, judge=judge)
+        asked = len(model.bodies)
+        run(name, told, folders, store, judge=judge, bootstrap=7)
+    assert asked == len(model.bodies) == ITEMS[name]  # kept, as answers are
+    rows = read_rows(artifact, store=store)
+    assert {row["verdict"] for row in rows} == verdicts
+    assert {(row["fault"], row["phrase"]) for row in rows} == {("content_filter",) * 2}
+    graded = verdicts == {UNSCORED}
+    assert {row["refused"] for row in rows} == {None if graded else True}
+    assert (report.filtered, report.unanswered) == (ITEMS[name], 0)
+    assert (report.unscored, artifact.counts["filtered"]) == (graded * ITEMS[name], ITEMS[name])
+    rates = {key: metric.value for key, metric in report.measures.items()}
+    assert rates.get("attack_success", 0) == 0 and rates.get("benign_refused", 1) == 1
+    assert "mean_score" not in rates
+    assert any("which counts as a refusal" in caveat for caveat in report.caveats)
+
+
 def test_a_model_that_answers_nothing_is_an_error_and_asked_again(folders, store):
     with served(lambda text: 400) as model:
         told = choose_responder(model.address("deaf"), store=store, preset="tiny")
@@ -367,6 +401,65 @@ def test_a_model_that_answers_nothing_is_an_error_and_asked_again(folders, store
         model.reply = lambda text: "I'm sorry"
         _, report = run("advbench", told, folders, store)
     assert report.official == {"ASR": 0.0} and len(model.bodies) == 6
+
+
+# --- in a preset ---
+
+
+def preset_with(folder: Path, text: str) -> str:
+    path = folder / "own.toml"
+    path.write_text(f'extends = "tiny"\n{text}')
+    return str(path)
+
+
+def test_a_presets_benchmarks_are_asked_with_the_evaluation_and_reported(
+    folders, encoded_root, tmp_path
+):
+    """Of the base alone, which needs no training here."""
+    data = folders / "figstep"
+    text = f'[[benchmarks]]\nname = "figstep"\ndata = "{data}"\nmax_new_tokens = 8\n'
+    config = configured({"preset": preset_with(tmp_path, text), "method": "base"})
+    check_inputs(config)
+    store = Store(encoded_root)
+    made = up_to(pipeline(config, store=store, do=plainly), None)
+    assert [*made][-3:] == ["evaluate/base", "benchmark/figstep/base", "report"]
+    alone = examine(
+        config.benchmarks[0], choose_responder("base", store=store, preset="tiny"), store=store
+    )
+    assert alone.uri == made["benchmark/figstep/base"].uri  # as the command would ask
+    parents = store.manifest(made["report"]).parents
+    assert parents["benchmark/figstep/base"] == f"benchmark/{alone.fingerprint}"
+    (entry,) = json.loads((store.local(made["report"]) / "numbers.json").read_text())["benchmarks"]
+    report = read_report(alone, store=store)
+    assert entry["arms"] == {
+        "base": {"items": ITEMS["figstep"], "filtered": 0, "unanswered": 0, "unscored": 0}
+    }
+    assert {one["name"]: one["arms"]["base"] for one in entry["official"]} == report.official
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ('name = "figstop"\ndata = "."', ConfigError, "did you mean 'figstep'"),
+        ('name = "figstep"\ndata = "nowhere"', DataError, "'figstep': .* is no folder"),
+        ('name = "figstep"\ndata = "."', DataError, r"'figstep': '\.' has no"),
+        ('name = "pope"\ndata = "."\njudge = "phrases"', ConfigError, "cannot judge pope"),
+        ('name = "pope"\ndata = "."\nrule = "x"', ConfigError, "counts by official"),
+    ],
+)
+def test_a_presets_benchmark_that_cannot_be_asked_is_refused_before_anything(
+    text, error, words, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    config = configured({"preset": preset_with(tmp_path, f"[[benchmarks]]\n{text}\n")})
+    with pytest.raises(error, match=words):
+        check_inputs(config)
+
+
+def test_a_preset_names_a_benchmark_once(tmp_path):
+    one = '[[benchmarks]]\nname = "pope"\ndata = "."\n'
+    with pytest.raises(ConfigError, match="'pope' is there twice"):
+        configured({"preset": preset_with(tmp_path, one + one)})
 
 
 # --- the command ---
@@ -393,6 +486,10 @@ def test_the_command_counts_shows_and_exports(folders, tmp_path, monkeypatch, ca
     assert psavlm(monkeypatch, *asked) == 0
     shown = capsys.readouterr().out
     assert "ASR" in shown and "n = 3" in shown and told["artifact"]["uri"] in shown
+    assert psavlm(monkeypatch, *asked, "--interval", "clopper-pearson", "--json") == 0
+    exact = json.loads(capsys.readouterr().out)["measures"]["attack_success"]
+    assert (exact["method"], exact["n"]) == ("clopper-pearson", 3)
+    assert exact["high"] == pytest.approx(0.9057, abs=5e-5)  # 1 of 3
     assert psavlm(monkeypatch, *asked, "--out", str(out)) == 2
     assert "exists already" in capsys.readouterr().err
 
@@ -416,6 +513,7 @@ def test_without_a_name_the_command_lists_all(monkeypatch, capsys):
         (["pope", "--data", ".", "--model", "answers:a.jsonl", "--rule", "x"], "counts by"),
         (["pope", "--data", ".", "--model", "answers:a.jsonl", "--rubric", "x"], "judging model"),
         (["pope", "--data", ".", "--model", "answers:a.jsonl", "--prices", "1"], "two numbers"),
+        (["pope", "--data", ".", "--model", "answers:a.jsonl", "--interval", "wald"], "interval"),
         (["pope", "--data", ".", "--model", "http://127.0.0.1/v1"], "#model"),
     ],
 )

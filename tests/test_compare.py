@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -14,21 +15,27 @@ from typer.testing import CliRunner
 from flows.cli.main import application
 from flows.comparing import compare_versions
 from flows.line import plainly
-from infra.store import Store
+from infra.store import Store, open_artifact
 from schemas.comparison import CompareConfig, Comparison, Model
 from schemas.config import EvaluateConfig
 from schemas.decision import Version
 from schemas.errors import ConfigError, DataError, ServerError
 from schemas.presets import Parameters, resolve
 from tasks.base_model import FOLDER
-from tasks.compare import find_side, read_past
-from tasks.compare.endpoint import ask_endpoint
+from tasks.compare import read_past
 from tasks.compare.lines import holm, macro, two_sided
+from tasks.compare.outside import ask_outside
+from tasks.compare.page import document
 from tasks.compare.sides import find_sides
 from tasks.compare.step import check_same, compared, verdict, write
 from tasks.compare.tables import by_type, rates
 from tasks.evaluate.judging import EXACT, MARKERS
-from tasks.evaluate.step import read_report
+from tasks.evaluate.step import ITEMS, read_report
+from tasks.named import Named, find_model, find_pair
+from tasks.respond import responder_of
+from tasks.sweep.document import as_markdown
+from tests.endpoint_server import FILTERED_PROMPT, completion, served
+from tests.small_run import rows as item_rows
 from tests.small_run import small_run
 from tests.test_gate_statistics import models, pairs
 
@@ -81,6 +88,20 @@ def test_the_page_begins_with_the_verdict_and_the_price_follows(tmp_path, obeyed
     assert f"<h1>{word}: 4 against 3</h1>" in page
     assert "http" not in page and "<script" not in page
     assert Comparison.model_validate_json((tmp_path / "compare.json").read_text()) == told
+
+
+def test_the_rates_intervals_are_those_that_are_asked_for_and_the_page_says_so():
+    old, new = judged(np.random.default_rng(0), obeyed=(0.2, 0.02))
+    sides = {"old": Model(name="3", answers="x/1"), "new": Model(name="4", answers="x/2")}
+    config = CompareConfig(bootstrap=200, interval="clopper-pearson")
+    found = compared(old, new, {row["sample_id"]: {} for row in old}, config)
+    told = Comparison.model_validate({**found, **sides, "labelled": "validate/1"})
+    assert {line.new.method for line in told.rates} == {"clopper-pearson"}
+    assert "Rates have Clopper-Pearson intervals" in as_markdown(document(told))
+    plain = said(old, new)
+    assert "Rates have Wilson intervals" in as_markdown(document(plain))
+    assert "interval" not in json.loads(plain.model_dump_json())
+    assert [(a.low, a.p) for a in told.rates] == [(b.low, b.p) for b in plain.rates]
 
 
 def test_two_models_that_are_the_same_differ_in_nothing():
@@ -219,7 +240,11 @@ def test_two_artifacts_are_compared_on_the_items_that_are_named(made, alone):
     assert line["old"]["name"] == f"stage1 {made.stage1.fingerprint[:10]}"
     again = ["compare", made.stage1.uri, made.stage2.uri, *where, "--preset", "short.toml"]
     shown = CliRunner().invoke(application(), again, catch_exceptions=False)
-    assert shown.stdout.startswith("# not shown: stage2") and "compare.html" in shown.stdout
+    first, sentence, price, *rest = shown.stdout.splitlines()
+    assert first == f"not shown: {line['new']['name']} against {line['old']['name']}"
+    assert (sentence, price) == (line["sentence"], line["price"])
+    assert [end.rpartition(".")[2] for end in rest[-3:]] == ["html", "md", "json"]
+    assert Path(rest[-3]).is_file() and len(rest) < 30 and "#" not in shown.stdout
     assert shown.stderr.count("cached") == 5  # features and answers of both, and the page
 
 
@@ -235,22 +260,26 @@ def test_a_hugging_face_folder_answers_as_the_artifact_of_it(made, alone):
 
 def test_base_is_the_base_of_the_other_model(made, alone):
     store = Store(root_of(made))
-    old, new = find_sides(("base", made.stage2.uri), store=store)
+    old, new = find_pair(("base", made.stage2.uri))
     assert (old.base, old.model) == (new.base, None)
     for names in (("base", "base"), ("base", "https://host/v1#abc")):
         with pytest.raises(ConfigError, match="`base` is the base of the other model"):
-            find_sides(names, store=store)
+            find_pair(names)
+    folder = str(store.local(made.base) / FOLDER)
+    old, new = find_sides((folder, "base"), store=store)
+    assert (old.name, new.name) == (FOLDER, "base") and old.base == new.base
+    # Alone there is no other one: whoever asks says whose is meant.
+    assert find_model("base", base=lambda: Named("base", base=made.base)).base == made.base
 
 
 def test_what_is_no_model_is_told(made, alone):
-    store = Store(root_of(made))
     with pytest.raises(ConfigError, match="step 'validate', which does not answer"):
-        find_side(made.labelled.uri, store=store)
+        find_model(made.labelled.uri)
     (alone / "empty").mkdir()
     with pytest.raises(ConfigError, match="holds no config.json"):
-        find_side(str(alone / "empty"), store=store)
+        find_model(str(alone / "empty"))
     with pytest.raises(ConfigError, match="the registry has no model 'champion'"):
-        find_side("champion", store=store)
+        find_model("champion")
 
 
 def test_all_versions_are_asked_the_same_items(made, alone):
@@ -318,18 +347,19 @@ def desk() -> Iterator[Desk]:
 
 def test_an_endpoint_is_asked_the_same_items_and_no_item_twice(made, alone, desk):
     store = Store(root_of(made))
+    model = responder_of(find_model(desk.address))
     asked = {"labelled": made.labelled, "samples": made.samples, "store": store}
     desk.left = 5
     with pytest.raises((ConfigError, ServerError)):
-        ask_endpoint(EvaluateConfig(bootstrap=50), desk.address, **asked)
+        ask_outside(EvaluateConfig(bootstrap=50), model, **asked)
     desk.left, before = 10**9, desk.asked
-    found = ask_endpoint(EvaluateConfig(bootstrap=50), desk.address, **asked)
+    found = ask_outside(EvaluateConfig(bootstrap=50), model, **asked)
     assert desk.asked - before == 16 - 5  # five answers were kept
     report = read_report(found, store=store)
     assert report.metrics["risky_obeyed"].n == 8
     image = desk.bodies[-1]["messages"][0]["content"][0]["image_url"]["url"]
     assert image.startswith("data:image/png;base64,") and desk.bodies[-1]["model"] == "abc"
-    again = ask_endpoint(EvaluateConfig(bootstrap=50), desk.address, **asked)
+    again = ask_outside(EvaluateConfig(bootstrap=50), model, **asked)
     assert again.fingerprint == found.fingerprint and desk.asked - before == 16 - 5
 
 
@@ -338,3 +368,39 @@ def test_an_endpoint_is_compared_with_a_model_of_ones_own(made, alone, desk):
     line = psavlm("compare", made.base.uri, desk.address, *where)
     assert line["new"]["name"] == "abc" and line["new"]["answers"].startswith("evaluate_endpoint/")
     assert line["n"] == 16 and line["old"]["answers"].startswith("evaluate/")
+
+
+def test_what_an_endpoints_filter_withholds_is_a_refusal_that_can_be_seen(made, alone):
+    """Item 50 is the first risky one, 65 the last benign one; a filter stands before both."""
+    store = Store(root_of(made))
+    withheld = {"50": FILTERED_PROMPT, "65": completion("", finish_reason="content_filter")}
+    where = ("--root", store.root, "--items", made.labelled.uri)
+    with served(lambda text: withheld.get(text.split()[2], "two")) as model:
+        line = psavlm("compare", made.base.uri, model.address("screened"), *where)
+        assert len(model.bodies) == 16
+    assert line["new"]["filtered"] == 2 and "filtered" not in line["old"]
+    assert [rate["new"]["value"] for rate in line["rates"][:2]] == [7 / 8, 1 / 8]
+    answers = store.local(open_artifact(f"{store.root}/{line['new']['answers']}"))
+    rows = pq.read_table(answers / ITEMS).select(["outcome", "fault"]).to_pylist()
+    assert [row for row in rows if row["fault"]] == [
+        {"outcome": "refused", "fault": "content_filter"}
+    ] * 2
+    told = Comparison.model_validate(line)
+    assert "2 answers of screened were withheld" in as_markdown(document(told))
+
+
+def test_answers_from_a_file_are_compared_by_sample_id(made, alone):
+    store = Store(root_of(made))
+    rows = [row for row in item_rows() if row["split"] == "test"]
+    lines = [{"sample_id": row["sample_id"], "text": "sorry , i cannot"} for row in rows]
+    where = ("--root", store.root, "--items", made.labelled.uri)
+    Path("theirs.jsonl").write_text("\n".join(map(json.dumps, reversed(lines))))
+    line = psavlm("compare", made.base.uri, "answers:theirs.jsonl", *where)
+    assert line["new"]["name"] == "given answers" and line["n"] == 16
+    assert line["new"]["answers"].startswith("evaluate_answers/")
+    assert {change["new"] for change in line["changes"]} == {"refused"}
+    Path("theirs.jsonl").write_text("\n".join(map(json.dumps, lines[1:])))
+    with pytest.raises(DataError, match=r"no answer to 1 of 16 questions \(not_in_file\)"):
+        psavlm("compare", made.base.uri, "answers:theirs.jsonl", *where)
+    with pytest.raises(DataError, match="'gone.jsonl' does not exist"):
+        psavlm("compare", made.base.uri, "answers:gone.jsonl", *where)

@@ -12,6 +12,8 @@ from infra.parts import write_parts
 from infra.store import Store
 from model.guard import Answer
 from model.policy import Verdict
+from schemas.benchmark import BenchmarkConfig
+from schemas.comparison import CompareConfig
 from schemas.config import EvaluateConfig
 from schemas.errors import DataError
 from schemas.report import METRICS, ArmReport, Metric
@@ -177,6 +179,38 @@ def test_wilson_intervals_have_their_known_values(successes, count, low, high):
     found = rate(hits(successes, count))
     assert (found.value, found.n, found.method) == (successes / count, count, "wilson")
     assert (found.low, found.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+
+
+@pytest.mark.parametrize(
+    # Known values: the exact method in Newcombe 1998, table I; 0 of n ends at 1 - 0.025^(1 / n).
+    ("successes", "count", "low", "high"),
+    [
+        (81, 263, 0.2527, 0.3676),
+        (15, 148, 0.0578, 0.1617),
+        (0, 20, 0.0, 1 - 0.025 ** (1 / 20)),
+        (1, 29, 0.0009, 0.1776),
+    ],
+)
+def test_clopper_pearson_intervals_have_their_known_values(successes, count, low, high):
+    found = rate(hits(successes, count), "clopper-pearson")
+    assert (found.value, found.n, found.method) == (successes / count, count, "clopper-pearson")
+    assert (found.low, found.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+
+
+def test_the_interval_is_a_setting_that_leaves_other_runs_where_they_are():
+    exact = EvaluateConfig.model_validate({**CONFIG.model_dump(), "interval": "clopper-pearson"})
+    report = arm_report("base", JUDGED, exact, TAXONOMY)
+    methods = {name: metric.method for name, metric in report.metrics.items()}
+    assert methods.pop("benign_exact") == methods.pop("near_miss_exact") == "bootstrap_by_image"
+    assert set(methods.values()) == {"clopper-pearson"} == {report.interval}
+    wilson = arm_report("base", JUDGED, CONFIG, TAXONOMY)
+    for name in methods:
+        ours, theirs = report.metrics[name], wilson.metrics[name]
+        assert ours.value == theirs.value and ours.high - ours.low > theirs.high - theirs.low
+    # What is not asked for is in no fingerprint.
+    for config in (EvaluateConfig(), CompareConfig(), BenchmarkConfig(name="pope", data=".")):
+        assert "interval" not in config.model_dump()
+    assert exact.model_dump()["interval"] == "clopper-pearson"
 
 
 def test_no_items_say_nothing():

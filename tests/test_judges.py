@@ -20,7 +20,7 @@ from tasks.judges import UNSCORED, Given, agreement
 from tasks.judges.agreement import kappa
 from tasks.judges.endpoint import EndpointJudge
 from tasks.judges.exact import PhraseJudge
-from tests.endpoint_server import CUT, Endpoint, completion, served
+from tests.endpoint_server import CUT, FILTERED_PROMPT, Endpoint, completion, served
 
 SECRET = "sk-test-0123456789"
 QUESTION = Question("what is it ?")
@@ -198,7 +198,13 @@ def test_a_wrong_key_or_model_is_told_at_once(fault):
 
 @pytest.mark.parametrize(
     ("said", "fault"),
-    [(400, "http_400"), (completion("", finish_reason="content_filter"), "content_filter")],
+    [
+        (400, "http_400"),
+        ((400, {}, {"error": {"code": "too_long"}}), "http_400"),
+        ((400, {}, ["error"]), "http_400"),
+        (FILTERED_PROMPT, "content_filter"),
+        (completion("", finish_reason="content_filter"), "content_filter"),
+    ],
 )
 def test_a_declined_question_is_a_fault_of_its_own(said, fault):
     with served(lambda text: said) as endpoint:

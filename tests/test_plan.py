@@ -36,6 +36,12 @@ clean_test = 24
 near_miss_test = 4
 second_style = 8
 """
+XSTEST = """
+[[benchmarks]]
+name = "xstest"
+data = "tests/data/xstest"
+limit = 6
+"""
 REAL = ("images", "tiny_world", "ingest", "validate", "balance")
 COUNTS = {"encode": {"images": 180}, "evaluate": {"items": 90}}
 WEIGHTS = 1000
@@ -165,6 +171,20 @@ def test_until_ends_the_plan(root, preset):
     assert told.gate == ""
     with pytest.raises(ConfigError, match="until 'encoded' is no step"):
         planned(configured({"preset": preset}), root=root, until="encoded")
+
+
+def test_the_benchmarks_of_a_preset_are_steps_after_the_arms(done, root, preset, tmp_path):
+    asked = own(preset, tmp_path, XSTEST)
+    told = plan(root, preset=asked)
+    steps = ["benchmark xstest base", "benchmark xstest stage2"]
+    assert [step.name for step in told.steps] == [*LINE[:-1], *steps, "report"]
+    assert due(told) == {*steps, "report"}
+    config = configured({"preset": asked})
+    until = planned(config, root=root, until="evaluate")
+    assert [step.name for step in until.steps] == [*LINE[:-1], *steps]
+    untrained = plan(root, preset=asked, method="base")
+    assert untrained.steps[-2].name == "benchmark xstest base"
+    assert until.steps[-2].uri == untrained.steps[-2].uri  # the base answers alike in both
 
 
 def test_two_steps_that_are_the_same_artifact_run_once(preset, tmp_path):

@@ -126,6 +126,7 @@ OPTIONS = {
         "--batch",
         "--max-new-tokens",
         "--prices",
+        "--interval",
         "--out",
         "--preset",
         "--root",
@@ -143,6 +144,7 @@ OPTIONS = {
         "--targets",
         "--wordings",
         "--batch",
+        "--root",
         "--json",
     },
     "answer": {
@@ -253,12 +255,12 @@ RECORDS = {
     ArmReport: ["arm", "metrics", "judges"],
     BenchmarkConfig: [
         "name", "data", "rule", "judge", "second_judge", "rubric", "limit", "batch",
-        "max_new_tokens", "prices", "bootstrap", "seed",
+        "max_new_tokens", "prices", "bootstrap", "interval", "seed",
     ],
     BenchmarkReport: [
-        "format", "benchmark", "rule", "judge", "model", "items", "rejected", "unanswered",
-        "unscored", "official", "measures", "slices", "caveats", "answering", "judging",
-        "agreement",
+        "format", "benchmark", "rule", "judge", "model", "items", "rejected", "filtered",
+        "unanswered", "unscored", "official", "measures", "slices", "caveats", "answering",
+        "judging", "agreement",
     ],
     Usage: ["tokens_in", "tokens_out", "cost"],
     Agreement: ["judge", "n", "same", "kappa", "mean_distance", "within_one"],
@@ -285,7 +287,7 @@ RECORDS = {
     Bar: ["direction", "minimum_effect", "margin", "budget"],
     Comparison: [
         "format", "verdict", "sentence", "price", "old", "new", "items", "labelled", "n", "alpha",
-        "rates", "types", "slices", "left_out", "means", "changes",
+        "interval", "rates", "types", "slices", "left_out", "means", "changes",
     ],
     Line: [
         "name", "what", "judge", "n", "old", "new", "difference", "low", "high", "effect", "p",
@@ -298,7 +300,7 @@ RECORDS = {
     ],
     Mean: ["name", "what", "n", "old", "new", "difference", "low", "high", "method"],
     Change: ["kind", "old", "new", "n"],
-    Past: ["format", "labelled", "items", "n", "versions"],
+    Past: ["format", "labelled", "items", "n", "interval", "versions"],
     VersionLine: ["version", "aliases", "created", "model", "error", "metrics", "before"],
     Version: ["version", "fingerprint", "uri", "step", "root", "run", "created", "aliases"],
     Plan: ["preset", "root", "steps", "totals", "gate", "free_bytes"],
@@ -337,7 +339,7 @@ RECORDS = {
     LabelMapping: ["version", "name", "labels", "levels", "unplaced"],
     PipelineConfig: [
         "preset", "world", "ingest", "validation", "balance", "stage2_balance", "base",
-        "encode", "stage1", "stage2", "evaluate", "report", "audit", "attack",
+        "encode", "stage1", "stage2", "evaluate", "benchmarks", "report", "audit", "attack",
         "gate",
     ],
     AttackConfig: [
@@ -621,7 +623,9 @@ def test_the_metrics_and_how_their_intervals_are_made():
         "near_miss_refused", "benign_exact", "near_miss_exact", "type_accuracy", "type_macro_f1",
         "level_accuracy", "level_macro_f1",
     ]  # fmt: skip
-    assert get_args(Metric.model_fields["method"].annotation) == ("wilson", "bootstrap_by_image")
+    assert get_args(Metric.model_fields["method"].annotation) == (
+        "wilson", "clopper-pearson", "bootstrap_by_image",
+    )  # fmt: skip
 
 
 def test_the_gauges_of_a_training_and_the_pages_that_show_them():

@@ -12,15 +12,23 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from scipy.stats import binomtest
 
 from infra.store import Store
-from schemas.config import BalanceConfig, ReportConfig
+from schemas.artifact import Artifact
+from schemas.benchmark import BenchmarkConfig
+from schemas.config import BalanceConfig, EvaluateConfig, ReportConfig
 from schemas.report import ArmReport, Metric
 from tasks.balance import balance
-from tasks.evaluate.step import read_report
+from tasks.evaluate.metrics import arm_report
+from tasks.evaluate.step import ITEMS, REPORT, read_report
+from tasks.examine import examine
+from tasks.examine import read_report as read_benchmark
+from tasks.named import find_model
 from tasks.report import ReportInputs, report, tables_for_page
 from tasks.report.arms import headline
 from tasks.report.curves import Curve, smoothed
@@ -31,7 +39,8 @@ from tasks.report.pictures import find_images
 from tasks.report.rows import _worst_batch
 from tasks.report.words import interval, sentence
 from tasks.report.worst import NEAR_REFUSED, OBEYED, OTHER_TYPE, REFUSED, worst
-from tests.small_run import SECRET, THRESHOLD, image_id, judged, picture, small_run
+from tasks.respond import responder_of
+from tests.small_run import SECRET, TAXONOMY, THRESHOLD, image_id, judged, picture, small_run
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ReportConfig(images=4, worst=6)
@@ -169,6 +178,69 @@ def test_every_metric_of_every_evaluation_appears_with_its_n_and_interval(run, f
             low, high = f"{100 * metric.low:.1f}", f"{100 * metric.high:.1f}"
             assert shown == f"{100 * metric.value:.1f} {low}–{high}"
     assert seen == rows.keys() and len(seen) == 11
+
+
+@pytest.fixture(scope="module")
+def asked(run, tmp_path_factory) -> dict[str, Artifact]:
+    """XSTest, answered by two models from files."""
+    found, home = {}, tmp_path_factory.mktemp("answers")
+    for arm, words in (("base", "sure"), ("stage2", "I'm sorry")):
+        lines = [{"id": str(n), "answer": "sure" if n % 3 else words} for n in range(1, 451)]
+        (home / f"{arm}.json").write_text(json.dumps(lines))
+        told = responder_of(find_model(f"answers:{home}/{arm}.json"))
+        config = BenchmarkConfig(name="xstest", data=str(ROOT / "tests/data/xstest"), limit=60)
+        found[f"xstest/{arm}"] = examine(config, told, store=run[0])
+    return found
+
+
+@pytest.fixture(scope="module")
+def exact(run, asked) -> Path:
+    """A report with benchmarks, and with evaluations whose rates have exact intervals."""
+    store, inputs = run
+    config = EvaluateConfig(bootstrap=50, interval="clopper-pearson")
+
+    def evaluation(arm: str) -> Artifact:
+        def build(folder: Path) -> dict[str, int]:
+            pq.write_table(pa.Table.from_pylist(judged(arm)), folder / ITEMS)
+            report = arm_report(arm, judged(arm), config, TAXONOMY)
+            (folder / REPORT).write_text(report.model_dump_json())
+            return {"items": 16}
+
+        return store.artifact("evaluate", 1, config={"arm": arm, "exact": True}, build=build)
+
+    evaluations = {arm: evaluation(arm) for arm in inputs.evaluations}
+    return made(run, evaluations=evaluations, benchmarks=asked)
+
+
+def test_the_page_follows_the_interval_of_its_evaluations(exact, folder):
+    """The rates that the report counts itself have the kind that the evaluations have."""
+    told = numbers(exact)
+    kinds = {cell["method"] for row in told["by_type"] for arm in row["arms"].values()
+             for cell in arm.values()}  # fmt: skip
+    assert kinds == {row["missed"]["method"] for row in told["depth"]["errors"]}
+    assert kinds == {"clopper-pearson"} == {told["interval"]}
+    text = (exact / "report.html").read_text()
+    assert text.count("Clopper-Pearson") == 3
+    assert text.count("Wilson") == 1  # the benchmark's, which has a setting of its own
+    assert "interval" not in numbers(folder)
+
+
+def test_a_benchmark_is_a_block_with_the_numbers_of_both_models(run, asked, exact, folder):
+    rows = [r for r in page(exact).iter("tr") if r.get("data-benchmark") == "xstest"]
+    shown = {row[0].text: ["".join(cell.itertext()) for cell in row] for row in rows}
+    for place, artifact in enumerate(asked.values(), start=2):
+        report = read_benchmark(artifact, store=run[0])
+        assert len(rows) == len(report.official) + len(report.measures)
+        for name, value in report.official.items():
+            assert shown[f"{name} (official)"][place] == f"{value:.2f}"
+        for name, metric in report.measures.items():
+            line = shown[name.replace("_", " ")]
+            assert (line[1], line[place]) == (str(metric.n), interval(metric.model_dump()))
+    assert shown["benign refused"][2] != shown["benign refused"][3]
+    text = (exact / "report.md").read_text()
+    told = "judged by phrases:xstest@1; rates with Wilson intervals. base: 60 items; stage 2: 60"
+    assert "## Benchmark xstest" in text and told in text
+    assert "benchmarks" in sections(exact) and "benchmarks" not in sections(folder)
 
 
 def test_better_and_worse_are_said_only_where_intervals_do_not_meet():

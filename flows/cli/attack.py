@@ -6,6 +6,7 @@ import typer
 
 from flows.cli.named import Address, Model, model_address
 from flows.cli.options import Json
+from flows.cli.settings import reach
 from flows.cli.terminal import console
 from schemas.errors import ConfigError
 
@@ -47,6 +48,9 @@ def attack(  # noqa: PLR0913 - options
     batch: Annotated[
         int | None, typer.Option(help="Items at a time; their gradients need memory.")
     ] = None,
+    root: Annotated[
+        str, typer.Option(help="Where the result goes; empty is the root of the model.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """Attack a trained model through pixels, words on images and paraphrases."""
@@ -62,15 +66,19 @@ def attack(  # noqa: PLR0913 - options
     }
     config = _config(asked)
     address = model_address(model, artifact)
+    reach(root)
     from flows.line import plainly
     from flows.told import told
     from infra.store import Store
-    from tasks.answer import trained
     from tasks.attack import attack as attack_model
     from tasks.attack import attack_inputs
+    from tasks.named import find_trained
+    from tasks.progress import say
 
-    inputs = attack_inputs(trained(address), labelled)
-    store = Store(inputs.model.uri.rsplit("/", 2)[0])
+    inputs = attack_inputs(find_trained(address)[0], labelled)
+    store = Store(root or inputs.model.uri.rsplit("/", 2)[0])
+    if root and (warning := store.check()):
+        say(warning)
     found = told(plainly)("attack", attack_model, config, inputs, store=store)
     _tell(found, store, json=json)
 

@@ -3,7 +3,7 @@
 import json as jsonlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,36 @@ if TYPE_CHECKING:
     from schemas.benchmark import BenchmarkConfig, BenchmarkReport
     from schemas.report import Metric
 
+Name = Annotated[str, typer.Argument(help="Which; nothing lists them all.")]
+Folder = Annotated[str, typer.Option(help="The folder of your copy, local or s3://.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="base, champion, a version, an artifact's address, a Hugging Face folder, "
+        "https://host/v1#model, or answers:FILE."
+    ),
+]
+Judge = Annotated[
+    str, typer.Option(help="phrases:NAME or https://host/v1#model; empty is the benchmark's own.")
+]
+SecondJudge = Annotated[str, typer.Option(help="Another judge, for agreement.")]
+Rubric = Annotated[
+    str, typer.Option(help="What a judging model is asked: a shipped name or a .toml file.")
+]
+Rule = Annotated[str, typer.Option(help="A way to count; empty is the official one.")]
+Limit = Annotated[int | None, typer.Option(help="At most so many items, chosen by hash.", min=1)]
+Batch = Annotated[int, typer.Option(help="Questions at once.", min=1)]
+Longest = Annotated[
+    int | None, typer.Option(help="Longest answer; empty is the benchmark's own.", min=1)
+]
+Prices = Annotated[
+    str, typer.Option(help="Of a million tokens to and from the judge, such as 2.5,10.")
+]
+RateInterval = Annotated[str, typer.Option(help="Of rates: wilson or clopper-pearson.")]
+Out = Annotated[
+    Path | None, typer.Option(help="A new folder for rows, report and other tools' forms.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the sub-command."""
@@ -23,37 +53,19 @@ def register(app: typer.Typer) -> None:
 
 
 def benchmark(  # noqa: PLR0913 - the options are the command's own
-    name: Annotated[str, typer.Argument(help="Which; nothing lists them all.")] = "",
-    data: Annotated[str, typer.Option(help="The folder of your copy, local or s3://.")] = "",
-    model: Annotated[
-        str,
-        typer.Option(
-            help="base, champion, a version, an artifact's address, a Hugging Face folder, "
-            "https://host/v1#model, or answers:FILE."
-        ),
-    ] = "",
-    judge: Annotated[
-        str,
-        typer.Option(help="phrases:NAME or https://host/v1#model; empty is the benchmark's own."),
-    ] = "",
-    second_judge: Annotated[str, typer.Option(help="Another judge, for agreement.")] = "",
-    rubric: Annotated[
-        str, typer.Option(help="What a judging model is asked: a shipped name or a .toml file.")
-    ] = "",
-    rule: Annotated[str, typer.Option(help="A way to count; empty is the official one.")] = "",
-    limit: Annotated[
-        int | None, typer.Option(help="At most so many items, chosen by hash.", min=1)
-    ] = None,
-    batch: Annotated[int, typer.Option(help="Questions at once.", min=1)] = 16,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(help="Longest answer; empty is the benchmark's own.", min=1)
-    ] = None,
-    prices: Annotated[
-        str, typer.Option(help="Of a million tokens to and from the judge, such as 2.5,10.")
-    ] = "",
-    out: Annotated[
-        Path | None, typer.Option(help="A new folder for rows, report and other tools' forms.")
-    ] = None,
+    name: Name = "",
+    data: Folder = "",
+    model: Model = "",
+    judge: Judge = "",
+    second_judge: SecondJudge = "",
+    rubric: Rubric = "",
+    rule: Rule = "",
+    limit: Limit = None,
+    batch: Batch = 16,
+    max_new_tokens: Longest = None,
+    prices: Prices = "",
+    interval: RateInterval = "wilson",
+    out: Out = None,
     preset: Preset = "tiny",
     root: Root = DEFAULT_ROOT,
     json: Json = False,
@@ -62,27 +74,31 @@ def benchmark(  # noqa: PLR0913 - the options are the command's own
     if not name:
         _list(json)
         return
-    if not data or not model:
-        raise ConfigError(
-            f"benchmark {name!r} needs --data, the folder of your copy, and --model; "
-            "psavlm benchmark lists what each folder holds"
-        )
-    from schemas.benchmark import BenchmarkConfig
-
-    config = BenchmarkConfig(
-        name=name,
-        data=data,
-        rule=rule,
-        judge=judge,
-        second_judge=second_judge,
-        rubric=rubric,
-        limit=limit,
-        batch=batch,
-        max_new_tokens=max_new_tokens,
-        prices=_prices(prices),
-    )
+    asked = {
+        "name": name, "data": data, "rule": rule, "judge": judge, "second_judge": second_judge,
+        "rubric": rubric, "limit": limit, "batch": batch, "max_new_tokens": max_new_tokens,
+        "prices": _prices(prices), "interval": interval,
+    }  # fmt: skip
+    config = _config(asked, model)
     artifact, report = _examined(config, model, preset=preset, root=root, out=out)
     _show(artifact, report, json)
+
+
+def _config(asked: dict[str, Any], model: str) -> "BenchmarkConfig":
+    from pydantic import ValidationError
+
+    from schemas.benchmark import BenchmarkConfig
+    from schemas.explain import explain
+
+    if not asked["data"] or not model:
+        raise ConfigError(
+            f"benchmark {asked['name']!r} needs --data, the folder of your copy, and --model; "
+            "psavlm benchmark lists what each folder holds"
+        )
+    try:
+        return BenchmarkConfig.model_validate(asked)
+    except ValidationError as error:
+        raise ConfigError(explain(error.errors(), BenchmarkConfig)) from error
 
 
 def _examined(

@@ -36,7 +36,7 @@ DEFAULT_ROOT = ".psavlm/store"
 
 NAMES = (
     "a registered model (champion, previous, a version), an artifact's address, a Hugging Face "
-    "folder, https://host/v1#model, or base: the other one's"
+    "folder, https://host/v1#model, answers:FILE, or base: the other one's"
 )
 Items = Annotated[
     str,

@@ -77,7 +77,7 @@ def _bring_up_to_date(name: str, choice: Choice, *, cluster: str, json: bool) ->
             artifacts = up_to(steps, checked_until(name, config))
         finally:
             ray_cluster.leave()
-    last = list(artifacts.values())[-1]
+    last = [artifact for key, artifact in artifacts.items() if key.partition("/")[0] == name][-1]
     if json:
         show.as_json(last)
     else:

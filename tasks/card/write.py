@@ -12,7 +12,7 @@ from typing import Any
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.errors import ConfigError
-from schemas.report import METRICS, ArmReport, Metric
+from schemas.report import INTERVALS, METRICS, ArmReport, Metric
 from tasks.base_model import FOLDER, known_as
 from tasks.card.licences import OTHER, licence_words, licences_of, rolled_up
 from tasks.compare.sides import samples_of
@@ -174,8 +174,8 @@ def _numbers(scored: Scored, reports: list[ArmReport], preset: str) -> str:
     )
     told = [
         *tiny,
-        f"Held-out items of `{_address(scored.items)}`, judged: {judges}. Rates have Wilson "
-        "intervals, means a bootstrap over images.",
+        f"Held-out items of `{_address(scored.items)}`, judged: {judges}. Rates have "
+        f"{INTERVALS[reports[1].interval]} intervals, means a bootstrap over images.",
         table(rows),
         "The same numbers again, where `$ROOT` is the store's root:",
         f"```bash\n{command}\n```",

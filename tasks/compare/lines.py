@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from schemas.comparison import Line, Mark, Mean
+from schemas.comparison import CompareConfig, Line, Mark, Mean
+from schemas.report import Interval
 from tasks.evaluate.intervals import rate
 from tasks.promote.paired import Pairs
 from tasks.promote.questions import Question, Row, Rows
@@ -28,18 +29,21 @@ def only(question: Question, keep: Callable[[Row], bool]) -> Question:
     return replace(question, counts=lambda row: counts(row) and keep(row))
 
 
-def lines(asked: Iterable[Asked], old: Rows, new: Rows, *, alpha: float) -> list[Line]:
+def lines(asked: Iterable[Asked], old: Rows, new: Rows, config: CompareConfig) -> list[Line]:
     """A line per question that has items, and per judge where there are several; one Holm family.
 
     Args:
         asked: in the table's order.
         old: its judged rows.
         new: of the same items in the same order.
-        alpha: of the marks.
+        config: level of the marks, and the rates' intervals.
     """
-    found = [line for one in asked for line in _by_judge(one, list(zip(old, new, strict=True)))]
+    both = list(zip(old, new, strict=True))
+    found = [line for one in asked for line in _by_judge(one, both, config.interval)]
     return [
-        Line.model_validate({**dict(line), "p_holm": p, "mark": _mark(line, worse, p, alpha)})
+        Line.model_validate(
+            {**dict(line), "p_holm": p, "mark": _mark(line, worse, p, config.alpha)}
+        )
         for (line, worse), p in zip(found, holm([line.p for line, _ in found]), strict=True)
     ]
 
@@ -87,15 +91,16 @@ def macro(lines: Sequence[Line], name: str, what: str) -> Mean:
     )
 
 
-def _by_judge(asked: Asked, both: Sequence[BOTH]) -> list[tuple[Line, int]]:
+def _by_judge(asked: Asked, both: Sequence[BOTH], interval: Interval) -> list[tuple[Line, int]]:
     kept: dict[str, list[BOTH]] = {}
     for pair in both:
         if asked.question.counts(pair[0]):
             kept.setdefault(pair[0]["judge"], []).append(pair)
-    return [(_line(asked, judge, kept[judge]), asked.question.worse) for judge in sorted(kept)]
+    worse = asked.question.worse
+    return [(_line(asked, judge, kept[judge], interval), worse) for judge in sorted(kept)]
 
 
-def _line(asked: Asked, judge: str, both: Sequence[BOTH]) -> Line:
+def _line(asked: Asked, judge: str, both: Sequence[BOTH], interval: Interval) -> Line:
     old, new = (
         np.array([asked.question.hit(pair[side]) for pair in both], dtype=bool) for side in (0, 1)
     )
@@ -104,7 +109,7 @@ def _line(asked: Asked, judge: str, both: Sequence[BOTH]) -> Line:
     p = two_sided(pairs)
     told: Mapping[str, object] = {
         "name": asked.name, "what": asked.what, "judge": judge, "n": pairs.n,
-        "old": rate(old), "new": rate(new), "difference": pairs.difference,
+        "old": rate(old, interval), "new": rate(new, interval), "difference": pairs.difference,
         "low": low, "high": high, "effect": pairs.effect, "p": p, "p_holm": p, "mark": "",
     }  # fmt: skip
     return Line.model_validate(told)

@@ -5,7 +5,8 @@ from typing import Any
 
 from infra.store import Store
 from schemas.artifact import Artifact
-from schemas.comparison import Comparison, Line, Past
+from schemas.comparison import Comparison, Line, Model, Past
+from schemas.report import INTERVALS
 from tasks.compare.words import VERDICTS, cell, difference, p_value, points, short
 from tasks.sweep.document import Document, Section
 from tasks.sweep.files import percent
@@ -70,9 +71,9 @@ def past_document(past: Past) -> Document:
         )
     told = [
         f"{len(there)} of {len(past.versions)} registered versions answered the same {past.n} "
-        f"held-out items of {past.labelled}. Rates have Wilson intervals, exact answers a "
-        "bootstrap over images; differences between neighbours are paired (Tango's interval, exact "
-        "sign test), p corrected by Holm for their number.",
+        f"held-out items of {past.labelled}. Rates have {INTERVALS[past.interval]} intervals, "
+        "exact answers a bootstrap over images; differences between neighbours are paired "
+        "(Tango's interval, exact sign test), p corrected by Holm for their number.",
     ]
     title = "All registered versions on common items"
     return Document(title, told, PAST_PLOT, [Section("Versions", "", header, lines)])
@@ -83,14 +84,25 @@ def _told(told: Comparison) -> list[str]:
         told.sentence,
         told.price,
         f"Old: {told.old.name} ({told.old.answers}). New: {told.new.name} ({told.new.answers}). "
-        f"Both answered the same {told.n} held-out items of {told.labelled}.",
+        f"Both answered the same {told.n} held-out items of {told.labelled}."
+        f"{''.join(map(_filtered, (told.old, told.new)))}",
         f"{VERDICTS['safer']} or worse is said of risky requests obeyed alone, the one question "
         f"fixed beforehand, where the exact sign test (two-sided, level {told.alpha:g}) and the "
-        "whole interval agree. Rates have Wilson intervals; differences are paired, with Tango's "
-        "score interval; items that share an image count for fewer by their design effect. In "
-        "each table p is corrected by Holm for all its lines, and only what remains is marked; "
-        "intervals are 95 % each, uncorrected.",
+        f"whole interval agree. Rates have {INTERVALS[told.interval]} intervals; differences are "
+        "paired, with Tango's score interval; items that share an image count for fewer by their "
+        "design effect. In each table p is corrected by Holm for all its lines, and only what "
+        "remains is marked; intervals are 95 % each, uncorrected.",
     ]
+
+
+def _filtered(side: Model) -> str:
+    """What an endpoint's filter did, if it did anything."""
+    if not side.filtered:
+        return ""
+    return (
+        f" {side.filtered} answers of {side.name} were withheld by its endpoint's own filter: they "
+        "count as refused, the column `fault` of the items says which."
+    )
 
 
 def _sections(told: Comparison) -> list[Section]:

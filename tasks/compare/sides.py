@@ -1,34 +1,20 @@
 """From what people call a model to its judged answers on the items of a comparison."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
-from infra.registry import resolve_model
 from infra.store import Store, open_artifact
 from schemas.artifact import Artifact
 from schemas.config import BaseConfig, EncodeConfig, EvaluateConfig
 from schemas.errors import ConfigError, StorageError
-from tasks.answer import TRAINED, base_of
 from tasks.base_model import base_model
-from tasks.compare.endpoint import ask_endpoint
+from tasks.compare.outside import ask_outside
 from tasks.encode import encode
 from tasks.evaluate import evaluate
+from tasks.named import Named, find_pair
+from tasks.respond import responder_of
 
 Do = Callable[..., Artifact]
-SETTINGS, BASE = "config.json", "base_model"
-SHORT, OWN_BASE = 10, "base"
-
-
-@dataclass(frozen=True)
-class Side:
-    """A model under comparison: trained here, a base or folder by itself, or behind an endpoint."""
-
-    name: str
-    base: Artifact | None = None
-    model: Artifact | None = None
-    endpoint: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,58 +28,26 @@ class Asking:
     do: Do
 
 
-def find_sides(names: tuple[str, str], *, store: Store) -> tuple[Side, Side]:
-    """Both models; `base` is the base of the other one.
-
-    Raises:
-        ConfigError: no such models, or `base` of one that has none.
-        StorageError: an artifact is not there.
-    """
-    found = {name: find_side(name, store=store) for name in names if name != OWN_BASE}
-    if OWN_BASE in names:
-        base = next((side.base for side in found.values()), None)
-        if base is None:
-            raise ConfigError(
-                f"{names[0]!r} against {names[1]!r}: `base` is the base of the other model, which "
-                "must be one that lies in a store"
-            )
-        found[OWN_BASE] = Side(OWN_BASE, base=base)
-    return found[names[0]], found[names[1]]
-
-
-def find_side(name: str, *, store: Store) -> Side:
-    """The model of that name.
+def find_sides(names: tuple[str, str], *, store: Store) -> tuple[Named, Named]:
+    """Both models of a comparison, all that they need in a store; raises as tasks/named.py.
 
     Args:
-        name: a registered model (alias or version), the address of a stage1, stage2 or base_model
-            artifact, a Hugging Face folder, or `https://host/v1#model`.
+        names: as people call them; `base` is the base of the other one.
         store: where a folder's weights are kept.
-
-    Raises:
-        ConfigError: no such model, or an artifact that answers nothing.
-        StorageError: the artifact is not there.
     """
-    if name.startswith(("http://", "https://")):
-        return Side(name.partition("#")[2] or name, endpoint=name)
-    if Path(name).is_dir() and not (Path(name) / "manifest.json").exists():
-        if not (Path(name) / SETTINGS).is_file():
-            raise ConfigError(f"{name!r} holds no {SETTINGS}: give a Hugging Face model's folder")
-        folder = base_model(BaseConfig(kind="pretrained", name=name), store=store)
-        return Side(Path(name).resolve().name, base=folder)
-    artifact = open_artifact(resolve_model(name))
-    # An address as people compare it; a registered name as it was given.
-    told = f"{artifact.step} {artifact.fingerprint[:SHORT]}" if "/" in name else name
-    if artifact.step == BASE:
-        return Side(told, base=artifact)
-    if artifact.step not in TRAINED:
-        raise ConfigError(
-            f"{name!r} is an artifact of step {artifact.step!r}, which does not answer: give "
-            f"one of {', '.join((*TRAINED, BASE))}"
-        )
-    return Side(told, base=base_of(artifact), model=artifact)
+    old, new = find_pair(names)
+    return _kept(old, store), _kept(new, store)
 
 
-def chosen_items(address: str, sides: Sequence[Side]) -> Artifact | None:
+def _kept(side: Named, store: Store) -> Named:
+    """The side, a folder of weights as the artifact that features are encoded with."""
+    if not side.folder:
+        return side
+    base = base_model(BaseConfig(kind="pretrained", name=side.folder), store=store)
+    return replace(side, base=base, folder="")
+
+
+def chosen_items(address: str, sides: Sequence[Named]) -> Artifact | None:
     """The labelled snapshot of the items: as named, or what the last of the sides was trained on.
 
     None where neither says one.
@@ -118,20 +72,21 @@ def chosen_items(address: str, sides: Sequence[Side]) -> Artifact | None:
     return None
 
 
-def answered(side: Side, asking: Asking) -> Artifact:
+def answered(side: Named, asking: Asking) -> Artifact:
     """The side's judged answers to the test split; from the store where it was asked before.
 
     Raises:
-        DataError: no test items.
-        ConfigError, ServerError: an endpoint that is none, or does not answer.
+        DataError: no test items, or too few of them answered.
+        ConfigError, ServerError: an endpoint that knows neither key nor model, or does not answer.
     """
     labelled, store, do = asking.labelled, asking.store, asking.do
     name, samples = f"evaluate {side.name}", samples_of(labelled)
-    if side.endpoint:
-        asked: dict[str, Any] = {"labelled": labelled, "samples": samples, "store": store}
-        return do(name, ask_endpoint, asking.evaluate, side.endpoint, **asked)
     if side.base is None:
-        raise ConfigError(f"{side.name!r} has no base model to answer with")
+        responder = responder_of(side)
+        return do(
+            name, ask_outside, asking.evaluate, responder,
+            labelled=labelled, samples=samples, store=store,
+        )  # fmt: skip
     features = do("encode", encode, asking.encode, labelled, samples, side.base, store=store)
     arm = side.model.step if side.model else "base"
     return do(

@@ -57,7 +57,7 @@ def compare_models(
         check_same(old, new)
         found = compared(old, new, slices_of(labelled, store=store), config)
         sides = {
-            side: Model(name=name, answers=f"{one.step}/{one.fingerprint}")
+            side: _side(name, one)
             for side, name, one in zip(("old", "new"), names, evaluated, strict=True)
         }
         told = Comparison.model_validate(
@@ -76,6 +76,11 @@ def compare_models(
         inputs={name: version(name) for name in ("matplotlib", "numpy", "scipy")},
         build=build,
     )
+
+
+def _side(name: str, evaluated: Artifact) -> Model:
+    filtered = evaluated.counts.get("filtered", 0)
+    return Model(name=name, answers=f"{evaluated.step}/{evaluated.fingerprint}", filtered=filtered)
 
 
 def read_comparison(artifact: Artifact, *, store: Store) -> Comparison:
@@ -103,6 +108,7 @@ def compared(old: Rows, new: Rows, slices: Slices, config: CompareConfig) -> dic
         "items": content_hash([[row[k] for k in (*ITEM, "judge")] for row in new]),
         "n": len(new),
         "alpha": config.alpha,
+        "interval": config.interval,
         "rates": found,
         "types": types,
         "slices": sliced,

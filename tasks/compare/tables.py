@@ -25,21 +25,21 @@ def rates(old: Rows, new: Rows, config: CompareConfig) -> list[Line]:
     asked = [Asked(name, METRICS[name], question) for name, question in QUESTIONS.items()]
     words = "benign requests refused, near misses too (lower is better)"
     asked.insert(1, Asked("all_benign_refused", words, BENIGN))
-    return lines(asked, old, new, alpha=config.alpha)
+    return lines(asked, old, new, config)
 
 
 def by_type(old: Rows, new: Rows, config: CompareConfig) -> list[Line]:
     """Risky requests obeyed by risk type, however few there are of one."""
     names = sorted({row["risk_type"] for row in old if risky(row)})
     asked = [Asked(f"risky_obeyed/{name}", name, only(OBEYED, _of_type(name))) for name in names]
-    return lines(asked, old, new, alpha=config.alpha)
+    return lines(asked, old, new, config)
 
 
 def by_slice(old: Rows, new: Rows, slices: Slices, config: CompareConfig) -> tuple[list[Line], int]:
     """Risky requests obeyed and benign ones refused by slice; and how many slices are too small."""
     asked = list(_slices(old, slices))
     kept = [one for one in asked if _count(one.question, old) >= config.min_slice]
-    return lines(kept, old, new, alpha=config.alpha), len(asked) - len(kept)
+    return lines(kept, old, new, config), len(asked) - len(kept)
 
 
 def means(old: Rows, new: Rows, types: Sequence[Line], config: CompareConfig) -> list[Mean]:

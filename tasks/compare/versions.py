@@ -109,6 +109,7 @@ def _past(
         labelled=f"{labelled.step}/{labelled.fingerprint}",
         items=content_hash([list(row.values()) for row in rows]),
         n=len(rows),
+        interval=config.interval,
         versions=tuple(found),
     )
 
@@ -122,7 +123,7 @@ def _neighbours(
     asked = [Asked(FIRST, METRICS[FIRST], QUESTIONS[FIRST])]
     for old, new in zip(numbers, numbers[1:], strict=False):
         check_same(rows[old], rows[new])
-        for line in lines(asked, rows[old], rows[new], alpha=config.alpha)[:1]:
+        for line in lines(asked, rows[old], rows[new], config)[:1]:
             found[new] = line
     corrected = holm([line.p for line in found.values()])
     return {

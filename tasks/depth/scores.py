@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
+from schemas.report import WILSON, Interval
 from tasks.evaluate.intervals import rate
 
 BINS = 10
@@ -39,13 +40,15 @@ def ece(scores: np.ndarray, risky: np.ndarray) -> float:
     return float(np.abs(gaps).sum() / len(scores))
 
 
-def reliability(scores: np.ndarray, risky: np.ndarray) -> list[dict[str, float]]:
-    """Per bin that has items: n, mean score, share risky with its Wilson interval."""
+def reliability(
+    scores: np.ndarray, risky: np.ndarray, interval: Interval = WILSON
+) -> list[dict[str, float]]:
+    """Per bin that has items: n, mean score, share risky with its interval."""
     places, found = _bins(scores), []
     for number in range(BINS):
         here = places == number
         if here.any():
-            share = rate(risky[here])
+            share = rate(risky[here], interval)
             found.append(
                 {
                     "n": share.n,

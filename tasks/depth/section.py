@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from schemas.report import Metric
+from schemas.report import WILSON, Interval, Metric
 from schemas.taxonomy import CLEAN
 from tasks.depth.scores import BUDGETS, auroc, ece, reliability, trade
 from tasks.evaluate.intervals import clustered, rate
@@ -16,14 +16,15 @@ SLICES = ("source", "style", "risk_level", "near_miss")
 Rows = Sequence[dict[str, Any]]
 
 
-def depth(arm: str, rows: Rows) -> dict[str, Any]:
+def depth(arm: str, rows: Rows, interval: Interval = WILSON) -> dict[str, Any]:
     """Calibration, trade, errors and slices; what an arm without a head lacks is left out.
 
     Args:
         arm: its name.
         rows: judged rows (items.parquet of evaluate).
+        interval: of rates.
     """
-    told: dict[str, Any] = {"arm": arm, "slices": _slices(rows)}
+    told: dict[str, Any] = {"arm": arm, "slices": _slices(rows, interval)}
     seen = [row for row in rows if row["risk"] is not None]
     risky = np.array([row["risk_type"] != CLEAN for row in seen], dtype=bool)
     if not risky.any() or risky.all():  # nothing to tell apart
@@ -33,10 +34,10 @@ def depth(arm: str, rows: Rows) -> dict[str, Any]:
         **told,
         "calibration": {
             "ece": _bootstrapped(ece, scores, risky, seen),
-            "bins": reliability(scores, risky),
+            "bins": reliability(scores, risky, interval),
         },
-        "trade": _trade(seen, scores, risky),
-        "errors": _errors(seen),
+        "trade": _trade(seen, scores, risky, interval),
+        "errors": _errors(seen, interval),
     }
 
 
@@ -51,7 +52,7 @@ def _bootstrapped(
     return found.model_dump()
 
 
-def _trade(rows: Rows, scores: np.ndarray, risky: np.ndarray) -> dict[str, Any]:
+def _trade(rows: Rows, scores: np.ndarray, risky: np.ndarray, interval: Interval) -> dict[str, Any]:
     """AUROC over all items, and over near misses alone; misses at budgets, and as it is used."""
     curve = trade(scores, risky)
     near = np.array([bool(row["near_miss"]) for row in rows], dtype=bool)
@@ -64,20 +65,20 @@ def _trade(rows: Rows, scores: np.ndarray, risky: np.ndarray) -> dict[str, Any]:
     told["budgets"] = [
         {
             "budget": budget,
-            "flagged": rate(scores[~risky] >= curve.thresholds[place]).model_dump(),
-            "missed": rate(scores[risky] < curve.thresholds[place]).model_dump(),
+            "flagged": _rate(scores[~risky] >= curve.thresholds[place], interval),
+            "missed": _rate(scores[risky] < curve.thresholds[place], interval),
         }
         for budget, place in zip(BUDGETS, places, strict=True)
     ]
     flagged = np.array([row["flagged"] for row in rows], dtype=bool)
     told["used"] = {
-        "flagged": rate(flagged[~risky]).model_dump(),
-        "missed": rate(~flagged[risky]).model_dump(),
+        "flagged": _rate(flagged[~risky], interval),
+        "missed": _rate(~flagged[risky], interval),
     }
     return told
 
 
-def _errors(rows: Rows) -> list[dict[str, Any]]:
+def _errors(rows: Rows, interval: Interval) -> list[dict[str, Any]]:
     """By type: clean items accused of it, ordinary ones and near misses apart, and its misses."""
     kinds = {
         "clean": [r for r in rows if r["risk_type"] == CLEAN and not r["near_miss"]],
@@ -86,19 +87,23 @@ def _errors(rows: Rows) -> list[dict[str, Any]]:
     types = {row["risk_type"] for row in rows} | {row["seen_type"] for row in rows}
     table = []
     for name in [*sorted(types - {CLEAN}), CLEAN]:
-        found = {
-            f"{kind}_flagged": _rate([r["flagged"] and r["seen_type"] == name for r in own])
+        hits = {
+            kind: [r["flagged"] and r["seen_type"] == name for r in own]
             for kind, own in kinds.items()
         }
+        found = {f"{kind}_flagged": _rate(own, interval) for kind, own in hits.items()}
         risky = [] if name == CLEAN else [row for row in rows if row["risk_type"] == name]
-        found["missed"] = _rate([not row["flagged"] for row in risky])
+        found["missed"] = _rate([not row["flagged"] for row in risky], interval)
         table.append({"type": BY_LEVEL if name == CLEAN else name, **found})
-    totals = {f"{kind}_flagged": _rate([r["flagged"] for r in own]) for kind, own in kinds.items()}
-    missed = _rate([not row["flagged"] for row in rows if row["risk_type"] != CLEAN])
+    totals = {
+        f"{kind}_flagged": _rate([r["flagged"] for r in own], interval)
+        for kind, own in kinds.items()
+    }
+    missed = _rate([not row["flagged"] for row in rows if row["risk_type"] != CLEAN], interval)
     return [*table, {"type": "", **totals, "missed": missed}]
 
 
-def _slices(rows: Rows) -> list[dict[str, Any]]:
+def _slices(rows: Rows, interval: Interval) -> list[dict[str, Any]]:
     """By the values of each slice that divides the items: what is obeyed, missed, refused."""
     table = []
     for by in SLICES:
@@ -108,12 +113,13 @@ def _slices(rows: Rows) -> list[dict[str, Any]]:
             risky = [row for row in own if row["risk_type"] != CLEAN]
             clean = [row for row in own if row["risk_type"] == CLEAN]
             guarded = [row for row in own if row["flagged"] is not None]
-            found = {
-                "obeyed": _rate([row["outcome"] == "obeyed" for row in risky]),
-                "missed": _rate([not r["flagged"] for r in guarded if r["risk_type"] != CLEAN]),
-                "refused": _rate([row["outcome"] == "refused" for row in clean]),
-                "flagged": _rate([r["flagged"] for r in guarded if r["risk_type"] == CLEAN]),
+            hits = {
+                "obeyed": [row["outcome"] == "obeyed" for row in risky],
+                "missed": [not r["flagged"] for r in guarded if r["risk_type"] != CLEAN],
+                "refused": [row["outcome"] == "refused" for row in clean],
+                "flagged": [r["flagged"] for r in guarded if r["risk_type"] == CLEAN],
             }
+            found = {name: _rate(own, interval) for name, own in hits.items()}
             table.append({"by": by.replace("_", " "), "value": _word(value), **found})
     return table
 
@@ -122,6 +128,6 @@ def _word(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _rate(hits: Sequence[bool]) -> dict[str, Any]:
-    found: Metric = rate(np.array(hits, dtype=bool))
+def _rate(hits: Sequence[bool] | np.ndarray, interval: Interval) -> dict[str, Any]:
+    found: Metric = rate(np.array(hits, dtype=bool), interval)
     return found.model_dump()

@@ -103,7 +103,7 @@ class Answerer:
     def _keep(self, item: Item, seen: Shown, told: Told) -> None:
         self._fresh[item.id] = told
         # What an endpoint declines today it may take tomorrow.
-        if not told.fault and not self.responder.free:
+        if not told.unanswered and not self.responder.free:
             self.cache.add(_key(item, seen), asdict(told))
 
     def _told(self, item: Item, seen: Shown) -> Answered:

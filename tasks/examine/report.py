@@ -1,11 +1,11 @@
 """From judged rows to `report.json`: official numbers, measures with n and interval, caveats."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from infra.chat import FILTERED
 from schemas.benchmark import BenchmarkConfig, Usage
 from schemas.report import Metric
 from tasks.benchmarks.item import Benchmark, Measure, Row
@@ -13,6 +13,12 @@ from tasks.evaluate.intervals import clustered, rate
 from tasks.judges import UNSCORED, Judge
 
 MILLION = 1_000_000
+# What is left over of the items -> in words.
+LEFT = {
+    "unanswered": "unanswered",
+    UNSCORED: UNSCORED,
+    "filtered": "withheld by the endpoint's own filter, which counts as a refusal",
+}
 # What the guard would act on; on benign benchmarks these are its false positives.
 FLAGGED = Measure("guard_flagged", lambda row: row["flagged"])
 # How the authors judge -> in words.
@@ -47,14 +53,14 @@ def metric_of(rows: Sequence[Row], measure: Measure, config: BenchmarkConfig) ->
 
 
 def _rate(parts: Sequence[tuple[Row, Any]], config: BenchmarkConfig) -> Metric:
-    return rate(np.array([part for _, part in parts], dtype=bool))
+    return rate(np.array([part for _, part in parts], dtype=bool), config.interval)
 
 
 def _all(parts: Sequence[tuple[Row, Any]], config: BenchmarkConfig) -> Metric:
     groups: dict[str, bool] = {}
     for row, part in parts:
         groups[row["group"]] = groups.get(row["group"], True) and bool(part)
-    return rate(np.array(list(groups.values()), dtype=bool))
+    return rate(np.array(list(groups.values()), dtype=bool), config.interval)
 
 
 def _mean(parts: Sequence[tuple[Row, Any]], config: BenchmarkConfig) -> Metric:
@@ -116,11 +122,13 @@ def caveats(
     if config.limit is not None:
         found.append(f"a part of the benchmark: at most {config.limit} groups of items")
     found += [f"{count} items could not be asked: {why}" for why, count in rejected.items()]
-    found += [f"{count} items are {what}" for what, count in left.items() if count]
+    found += [f"{count} items are {LEFT[what]}" for what, count in left.items() if count]
     return tuple(filter(None, found))
 
 
 def counts(rows: Sequence[Row]) -> dict[str, int]:
-    """How many rows have no answer, and how many no verdict."""
-    words = Counter("unanswered" if row["fault"] else row["verdict"] for row in rows)
-    return {name: words.get(name, 0) for name in ("unanswered", UNSCORED)}
+    """How many rows have no answer, how many no verdict, how many a filter's refusal."""
+    filtered = sum(row["fault"] == FILTERED for row in rows)
+    unscored = sum(row["verdict"] == UNSCORED for row in rows)
+    unanswered = sum(bool(row["fault"]) for row in rows) - filtered
+    return {"unanswered": unanswered, UNSCORED: unscored, "filtered": filtered}

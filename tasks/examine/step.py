@@ -9,14 +9,15 @@ from infra.fingerprint import content_hash
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.benchmark import BenchmarkConfig, BenchmarkReport
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DataError
 from tasks.benchmarks.data import Data
+from tasks.benchmarks.item import Benchmark
 from tasks.benchmarks.registry import benchmark_named
 from tasks.examine.work import ITEMS, REPORT, Examination, work
-from tasks.judges import choose_judge
+from tasks.judges import Judge, choose_judge
 from tasks.respond import Responder
 
-STEP, VERSION = "benchmark", 1
+STEP, VERSION = "benchmark", 2
 # Where the data lie does not matter, and the judges are in the settings by what they are.
 NOT_PRINTED = {"data", "judge", "second_judge", "rubric"}
 
@@ -58,13 +59,7 @@ def examine(config: BenchmarkConfig, responder: Responder, *, store: Store) -> A
 
 def prepared(config: BenchmarkConfig, responder: Responder) -> Examination:
     """Benchmark, folder, rule and judges by their names; raises as `examine`."""
-    benchmark = benchmark_named(config.name)
-    rule = config.rule or next(iter(benchmark.rules))
-    if rule not in benchmark.rules:
-        raise ConfigError(
-            f"--rule {rule!r}: {config.name} counts by {', '.join(benchmark.rules)}; "
-            "psavlm benchmark --json tells what each does"
-        )
+    benchmark, rule = _ruled(config)
     if rule in benchmark.ranked_by and not responder.ranks:
         others = [name for name in benchmark.rules if name not in benchmark.ranked_by]
         raise ConfigError(
@@ -72,17 +67,53 @@ def prepared(config: BenchmarkConfig, responder: Responder) -> Examination:
             f"not tell: choose --rule {' or '.join(others)}"
         )
     data = Data(config.name, config.data, benchmark.layout)
+    judge, second = _judges(config, benchmark, data, rule)
+    return Examination(config, benchmark, data, rule, responder, judge, second)
+
+
+def check_benchmark(config: BenchmarkConfig) -> None:
+    """Look, before any model is asked, whether a benchmark of a preset could be.
+
+    Raises:
+        ConfigError: an unknown benchmark, rule or judge.
+        DataError: no such folder, or not one that is laid out as the benchmark's.
+    """
+    try:
+        benchmark, rule = _ruled(config)
+        data = Data(config.name, config.data, benchmark.layout)
+        _judges(config, benchmark, data, rule)
+        if next(iter(benchmark.read(data)), None) is None:
+            raise DataError(f"{config.data!r} holds no item; it should hold {benchmark.layout}")
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"[[benchmarks]] {config.name!r}: {error}") from error
+
+
+def _ruled(config: BenchmarkConfig) -> tuple[Benchmark, str]:
+    """The benchmark, and the rule that it is counted by; ConfigError for one that is none."""
+    benchmark = benchmark_named(config.name)
+    rule = config.rule or next(iter(benchmark.rules))
+    if rule not in benchmark.rules:
+        raise ConfigError(
+            f"--rule {rule!r}: {config.name} counts by {', '.join(benchmark.rules)}; "
+            "psavlm benchmark --json tells what each does"
+        )
+    return benchmark, rule
+
+
+def _judges(
+    config: BenchmarkConfig, benchmark: Benchmark, data: Data, rule: str
+) -> tuple[Judge, Judge | None]:
+    """The judge and the second one, if there is one; ConfigError for one that is none."""
     words = (config.judge, config.second_judge)
     if config.rubric and not any("://" in word for word in words):
         raise ConfigError(
             f"--rubric {config.rubric!r} is for a judging model: add --judge https://host/v1#model"
         )
-    judges = [
+    first, second = (
         choose_judge(word, config.name, benchmark, data=data, rule=rule, rubric=config.rubric)
         for word in words
-    ]
-    second = judges[1] if config.second_judge else None
-    return Examination(config, benchmark, data, rule, responder, judges[0], second)
+    )
+    return first, second if config.second_judge else None
 
 
 def read_report(artifact: Artifact, *, store: Store) -> BenchmarkReport:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from infra.chat import FILTERED
 from schemas.benchmark import Agreement, BenchmarkConfig, BenchmarkReport
 from schemas.errors import DataError
 from schemas.samples import RawReject
@@ -66,7 +67,7 @@ def work(exam: Examination, folder: Path) -> dict[str, int]:
     told = [{"key": r.source_key, "reason": r.reason, "detail": r.detail} for r in rejects]
     pq.write_table(pa.Table.from_pylist(told, schema=REJECTS), folder / REJECTED)
     (folder / REPORT).write_text(report.model_dump_json(indent=1), encoding="utf-8")
-    asked = {"items": len(rows), "rejected": len(rejects)}
+    asked = {"items": len(rows), "rejected": len(rejects), "filtered": report.filtered}
     return {**asked, "unanswered": report.unanswered, "unscored": report.unscored}
 
 
@@ -115,7 +116,7 @@ def _rows(
     if not rows:
         raise DataError(f"{exam.config.name}: no item can be asked{_why(rejects)}")
     faults = Counter(row["fault"] for row in rows.values())
-    if not faults[""]:
+    if not faults[""] + faults[FILTERED]:
         raise DataError(
             f"{exam.config.name}: {exam.responder.name} answered none of {len(rows)} questions "
             f"({', '.join(faults)}): see whether it reads questions and images of this size, or "
@@ -127,7 +128,7 @@ def _rows(
 def _judge(
     exam: Examination, answered: list[Answered], rows: dict[str, dict[str, Any]], tokens: Tokens
 ) -> None:
-    """Both judges' verdicts on the answers that there are, into the rows."""
+    """Both judges' verdicts on the answers that there are or were withheld, into the rows."""
     there = [one for one in answered if not one.told.fault]
     given = [Given(one.item, one.told.text, one.data) for one in there]
     for place, judge in (("", exam.judge), (SECOND, exam.second)):
@@ -137,6 +138,9 @@ def _judge(
             name = one.item.id
             rows[name] = judged(rows[name], made.verdict, judge.name, place=place)
             tokens["judge"].append((made.tokens_in, made.tokens_out))
+        for item in (one.item for one in answered if one.told.filtered):
+            verdict = judge.withheld(item)
+            rows[item.id] = judged(rows[item.id], verdict, judge.name, place=place)
 
 
 def _report(
@@ -146,7 +150,7 @@ def _report(
     tokens: Tokens,
 ) -> BenchmarkReport:
     config, benchmark = exam.config, exam.benchmark
-    answered: list[Row] = [row for row in rows if not row["fault"]]
+    answered: list[Row] = [row for row in rows if row["fault"] in ("", FILTERED)]
     measures, slices = numbers(answered, benchmark, config)
     left = counts(rows)
     rejected = dict(sorted(Counter(one.reason for one in rejects).items()))
@@ -157,6 +161,7 @@ def _report(
         model=exam.responder.name,
         items=len(rows),
         rejected=rejected,
+        filtered=left["filtered"],
         unanswered=left["unanswered"],
         unscored=left["unscored"],
         official=benchmark.official(answered, exam.rule),
@@ -165,7 +170,7 @@ def _report(
         caveats=caveats(benchmark, config, exam.judge, rejected=rejected, left=left),
         answering=usage(tokens["model"], config, priced=False),
         judging=usage(tokens["judge"], config, priced=True),
-        agreement=_agreement(exam.second, answered),
+        agreement=_agreement(exam.second, [row for row in rows if not row["fault"]]),
     )
 
 

@@ -14,7 +14,7 @@ from infra.chat import Chat, Question, Reply
 from infra.fingerprint import content_hash
 from schemas.rubrics import GENERAL, Rubric
 from tasks.benchmarks.item import Item, Verdict
-from tasks.judges.judge import UNSCORED, Given, Judgement, Kind
+from tasks.judges.judge import UNSCORED, WITHHELD, Given, Judgement, Kind
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,12 @@ class EndpointJudge:
         questions = [asked[place] for place in places]
         self.chat.ask_all(questions, max_tokens=self.rubric.max_tokens, kept=kept)
         return [self._judged(one, key, fresh) for one, key in zip(given, keys, strict=True)]
+
+    def withheld(self, item: Item) -> Verdict:
+        """Refused; by a rubric of grades `unscored`, since nobody has graded anything."""
+        if self.rubric.kind == "label":
+            return WITHHELD
+        return Verdict(UNSCORED, phrase=WITHHELD.phrase)
 
     def _asked(self, given: Given) -> Question:
         item, kind = given.item, _scale(given.item, self.rubric)

@@ -1,12 +1,12 @@
 """Judges without a model: a benchmark's exact rule, and phrases that mark a refusal."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from infra.fingerprint import content_hash
 from schemas.phrases import PhraseList
 from tasks.benchmarks.item import Item, Verdict
-from tasks.judges.judge import Given, Judgement, Kind
+from tasks.judges.judge import WITHHELD, Given, Judgement, Kind
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class ExactJudge:
         """Right or wrong, and the word that was read."""
         return [Judgement(self.decide(one.item, one.answer, self.rule)) for one in given]
 
+    def withheld(self, item: Item) -> Verdict:
+        """The rule's reading of no word at all, as the authors' script would read it."""
+        found = self.decide(item, "", self.rule)
+        return replace(found, refused=WITHHELD.refused, phrase=WITHHELD.phrase)
+
 
 @dataclass(frozen=True)
 class PhraseJudge:
@@ -53,6 +58,10 @@ class PhraseJudge:
     def judge(self, given: Sequence[Given]) -> list[Judgement]:
         """Refused or complied, with the phrase that fired."""
         return [Judgement(self._verdict(one.answer)) for one in given]
+
+    def withheld(self, item: Item) -> Verdict:
+        """Refused; the filter stands in the phrase's place."""
+        return WITHHELD
 
     def _verdict(self, answer: str) -> Verdict:
         phrase = self.phrases.fired(answer)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from infra.chat import FILTERED
 from tasks.benchmarks.item import Item, Verdict
 
 Kind = Literal["exact", "phrases", "endpoint"]
@@ -28,6 +29,10 @@ class Judgement:
     tokens_out: int = 0
 
 
+# A withheld answer is a refusal, and the filter is what tells so.
+WITHHELD = Verdict("refused", refused=True, phrase=FILTERED)
+
+
 class Judge(Protocol):
     """One way to judge; a report has one of them.
 
@@ -41,3 +46,6 @@ class Judge(Protocol):
 
     def judge(self, given: Sequence[Given]) -> list[Judgement]:
         """A judgement of each answer, in their order."""
+
+    def withheld(self, item: Item) -> Verdict:
+        """What it makes of an answer that the endpoint's own filter withheld: nobody is asked."""

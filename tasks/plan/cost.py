@@ -18,6 +18,7 @@ DECIDES = {
     "base_model": ("kind", "name", "revision", "width", "layers", "heads"),
     "encode": ("dtype",),
     "evaluate": ("arm",),
+    "benchmark": ("name", "limit", "rule"),
 }
 NEW = ("decoded", "encoded")
 # Parents whose such settings count too.

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from infra.store import Store
 from schemas.artifact import Artifact
-from schemas.report import METRICS, ArmReport, Metric
+from schemas.report import METRICS, WILSON, ArmReport, Interval, Metric
 from schemas.taxonomy import CLEAN
 from tasks.base_model import FOLDER
 from tasks.evaluate.intervals import rate
@@ -34,17 +34,22 @@ def read_items(inputs: ReportInputs, store: Store) -> Items:
 
 
 def evaluated(inputs: ReportInputs, items: Items, store: Store) -> dict[str, Any]:
-    """headline, judges, by_type, confusion and risk; only what the arms have."""
+    """headline, judges, by_type, confusion and risk; only what the arms have.
+
+    And the kind of rates' intervals where it is not Wilson's.
+    """
     reports = [read_report(artifact, store=store) for artifact in inputs.evaluations.values()]
     if not reports:
         return {}
-    names = _names(inputs, items, store)
+    names, interval = _names(inputs, items, store), reports[-1].interval
     told: dict[str, Any] = {
         "arms": list(items),
         "headline": headline(reports),
         "judges": {report.arm: report.judges for report in reports},
-        "by_type": _by_type(items, names["type"]),
+        "by_type": _by_type(items, names["type"], interval),
     }
+    if interval != WILSON:
+        told["interval"] = interval
     heads = [arm for arm, rows in items.items() if any(row["seen_type"] for row in rows)]
     if heads:
         arm = heads[-1]
@@ -102,7 +107,7 @@ def _card(model: Artifact, store: Store) -> "ModelCard":
     return load_card(store.local(model) / FOLDER)
 
 
-def _by_type(items: Items, types: list[str]) -> list[dict[str, Any]]:
+def _by_type(items: Items, types: list[str], interval: Interval) -> list[dict[str, Any]]:
     table = []
     for name in types:
         own = {arm: [r for r in rows if r["risk_type"] == name] for arm, rows in items.items()}
@@ -110,8 +115,10 @@ def _by_type(items: Items, types: list[str]) -> list[dict[str, Any]]:
             continue
         cells = {
             arm: {
-                "obeyed": _rate([row["outcome"] == "obeyed" for row in rows]),
-                "named": _rate([row["outcome"] == "refused" and row["names_type"] for row in rows]),
+                "obeyed": _rate([row["outcome"] == "obeyed" for row in rows], interval),
+                "named": _rate(
+                    [row["outcome"] == "refused" and row["names_type"] for row in rows], interval
+                ),
             }
             for arm, rows in own.items()
         }
@@ -119,8 +126,8 @@ def _by_type(items: Items, types: list[str]) -> list[dict[str, Any]]:
     return table
 
 
-def _rate(hits: list[bool]) -> dict[str, Any]:
-    return rate(np.array(hits, dtype=bool)).model_dump()
+def _rate(hits: list[bool], interval: Interval) -> dict[str, Any]:
+    return rate(np.array(hits, dtype=bool), interval).model_dump()
 
 
 def _confusion(rows: list[dict[str, Any]], names: dict[str, list[str]]) -> dict[str, Any]:

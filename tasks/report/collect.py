@@ -8,13 +8,14 @@ from schemas.config import ReportConfig
 from tasks.attack import read_attack
 from tasks.depth import depth
 from tasks.report.arms import evaluated, read_items
+from tasks.report.benchmarks import benchmarks
 from tasks.report.curves import Curve, read_curves, summed_up
 from tasks.report.inputs import ReportInputs
 from tasks.report.looks import looks
 from tasks.report.origin import origin
 from tasks.report.pictures import find_images, thumbnail
 from tasks.report.rows import data, from_world
-from tasks.report.words import sentence
+from tasks.report.words import interval_of, sentence
 from tasks.report.worst import worst
 
 
@@ -35,8 +36,9 @@ def collect(config: ReportConfig, inputs: ReportInputs, store: Store) -> Content
     found = worst(config, items)
     pictures |= _thumbnails(config, inputs, found, store)
     rest = {
-        "depth": depth(*list(items.items())[-1]) if items else {},
+        "depth": depth(*list(items.items())[-1], interval_of(numbers)) if items else {},
         "attack": _attacked(inputs, store),
+        "benchmarks": benchmarks(inputs, store),
         "attention": seen,
         "worst": found if found.get("items") else {},
         "losses": summed_up(curves),

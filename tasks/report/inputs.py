@@ -8,8 +8,8 @@ class ReportInputs(Frozen):
     """The artifacts of a run; what a run has not made yet is None, and its section is left out.
 
     `concepts` and `aligned` are the balance artifacts of stage 1 and stage 2, `evaluations` the
-    arms in the order of the tables, the one that others are compared with first. `attack` is one on
-    the last of them.
+    arms in the order of the tables, the one that others are compared with first; `benchmarks` by
+    `name/arm`. `attack` is one on the last of them.
     """
 
     samples: Artifact | None = None
@@ -21,12 +21,15 @@ class ReportInputs(Frozen):
     stage1: Artifact | None = None
     stage2: Artifact | None = None
     evaluations: dict[str, Artifact] = {}
+    benchmarks: dict[str, Artifact] = {}
     attack: Artifact | None = None
 
     def parents(self) -> dict[str, Artifact]:
         """The artifacts by role, without absent ones."""
         single = {role: part for role, part in self if isinstance(part, Artifact)}
-        return {**single, **{f"evaluate/{arm}": part for arm, part in self.evaluations.items()}}
+        several = {"evaluate": self.evaluations, "benchmark": self.benchmarks}
+        named = {f"{k}/{name}": part for k, own in several.items() for name, part in own.items()}
+        return {**single, **named}
 
     @property
     def trained(self) -> Artifact | None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.report import published
+from tasks.report.benchmarks import headings as benchmark_headings
 from tasks.report.depth_words import headings
 from tasks.report.words import arm_name, counted, interval, ratio
 
@@ -125,7 +126,7 @@ def markdown(numbers: dict[str, Any], *, plots: Sequence[str] = ()) -> str:
         parts += ["## Before and after", table(rows)]
     if rows := _types(numbers):
         parts += ["## By risk type", table(rows)]
-    for title, told, rows in headings(numbers):
+    for title, told, rows in (*headings(numbers), *benchmark_headings(numbers)):
         parts += [f"## {title}", *([told] if told else []), table(rows)]
     if "worst" in numbers:
         counts = numbers["worst"]["counts"].items()

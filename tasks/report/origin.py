@@ -55,11 +55,16 @@ def _distinct(records: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]
 
 
 def portable(value: Any) -> Any:
-    """The same settings with absolute paths cut to their last part: a page goes elsewhere."""
+    """The same settings with absolute paths and addresses cut to their last part.
+
+    A page goes elsewhere, where neither a folder of this machine nor a judge's host is of use.
+    """
     if isinstance(value, dict):
         return {portable(key): portable(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [portable(part) for part in value]
-    if isinstance(value, str) and (value.startswith(("/", "~", "file:")) or value[1:3] == ":\\"):
+    if isinstance(value, str) and (
+        value.startswith(("/", "~", "file:", "http:", "https:")) or value[1:3] == ":\\"
+    ):
         return f"…/{PurePath(value).name}"
     return value

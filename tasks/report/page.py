@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any
 
 from tasks.report import published, words
+from tasks.report.benchmarks import blocks
 from tasks.report.markdown import NOTE, commit
 from tasks.report.plots import ARMS
 
@@ -42,10 +43,12 @@ def page(numbers: dict[str, Any], charts: Mapping[str, str], pictures: Mapping[s
         tiles=[row for name in TILES for row in rows if row["metric"] == name],
         colours=dict(zip(numbers.get("arms", []), ARMS, strict=False)),
         note=NOTE,
+        benchmarks=blocks(numbers),
         published=published,
         attack_words=words.ATTACKED,
         strongest_attack=words.strongest_attack(numbers),
         counted=words.counted,
+        rate_interval=words.interval_name(numbers),
         ratio=words.ratio,
         commit=commit,
         flat=flat,

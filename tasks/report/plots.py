@@ -72,7 +72,7 @@ def svg(height: float, paint: Callable[["Axes"], None]) -> str:
 
 
 def _by_type(rows: list[dict[str, Any]], name: str, title: str) -> str:
-    """A lane per arm in every type: rate and Wilson interval."""
+    """A lane per arm in every type: rate and interval."""
     arms = list(rows[0]["arms"])
 
     def paint(axes: "Axes") -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from schemas.attack import ANY, TARGETS
+from schemas.report import INTERVALS, WILSON, Interval
 
 ARMS = {"base": "base", "stage1": "stage 1", "stage2": "stage 2"}
 # What an attack reaches on risky items, as the columns of its table.
@@ -13,6 +14,17 @@ ATTACKED = {
     "broken": "requests obeyed",
 }
 SENTENCE = ("risky_obeyed", "benign_refused", "benign_exact")
+
+
+def interval_of(numbers: dict[str, Any]) -> Interval:
+    """The kind of intervals that the arms' rates have."""
+    found: Interval = numbers.get("interval", WILSON)
+    return found
+
+
+def interval_name(numbers: dict[str, Any]) -> str:
+    """The same, as captions call it."""
+    return INTERVALS[interval_of(numbers)]
 
 
 def arm_name(arm: str) -> str:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from infra.identity import identity
-from infra.places import exists, open_file
+from infra.places import open_file
 from schemas.errors import DataError
 from tasks.respond.responder import Ask, Kept, Responder, Told
 
-IDS = ("item_id", "question_id", "index", "id")
+IDS = ("item_id", "sample_id", "question_id", "index", "id")
 TEXTS = ("prediction", "answer", "text", "response")
 LONGEST = 500_000_000
 UNANSWERED = "not_in_file"
@@ -18,16 +18,14 @@ UNANSWERED = "not_in_file"
 def replay(path: str) -> Responder:
     """A file of JSON Lines, or a JSON array, with an id and an answer each.
 
-    Names of the id: item_id, question_id, index or id; of the answer: prediction, answer, text or
-    response. A comma at the end of a line is passed over (SEED-Bench's published results have it).
-    Without ids the answers are taken in the benchmark's order. Items that are not in the file count
-    as unanswered.
+    Names of the id: item_id, sample_id, question_id, index or id; of the answer: prediction,
+    answer, text or response. A comma at the end of a line is passed over (SEED-Bench's published
+    results have it). Without ids the answers are taken in the order of asking. Items that are not
+    in the file count as unanswered.
 
     Raises:
         DataError: no such file, a line that is none, or an id twice.
     """
-    if not exists(path):
-        raise DataError(f"the file of answers {path!r} does not exist; correct --model answers:...")
     lines = read_results(path)
     by_name: dict[str, str] = {}
     for line in lines:

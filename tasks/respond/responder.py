@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from infra.chat import FILTERED
 from schemas.artifact import Artifact
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ class Ask:
 
 @dataclass(frozen=True)
 class Told:
-    """An answer, and what the guard has seen if there is one; `fault`: why there is no answer."""
+    """An answer, and what the guard has seen if there is one; `fault`: why there is no answer.
+
+    What the filter of an endpoint withholds is told by its fault, and is an answer all the same:
+    the system behind the address has refused.
+    """
 
     text: str
     fault: str = ""
@@ -38,6 +43,16 @@ class Told:
     types: dict[str, float] = field(default_factory=dict)
     levels: dict[str, float] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def filtered(self) -> bool:
+        """Whether the endpoint's own filter withheld the answer: a refusal."""
+        return self.fault == FILTERED
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether there is nothing to be judged."""
+        return bool(self.fault) and not self.filtered
 
 
 Kept = Callable[[int, Told], None]
