@@ -2,34 +2,36 @@
 
 An encode artifact names its images and their encoder (`index.parquet`); the features themselves lie
 in the root's feature library (shards.py). New images of a later snapshot cost only themselves.
+Where no features are kept, it names where each image lies, for those who encode on the fly.
 """
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.library import INDEX, Library
-from infra.parts import read_parts
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import EncodeConfig
-from schemas.samples import ROWS
+from schemas.features import CacheDecision
 from tasks.base_model import FOLDER, libraries
+from tasks.encode.pictures import places_of
+from tasks.encode.room import AUTO, decided, wanted
 from tasks.encode.shards import ENCODER, SHARD_VERSION, SHARDS, Shards
+from tasks.encode.sight import open_sight, seen
 from tasks.images import read_images
-from tasks.progress import progress
+from tasks.progress import progress, say
 
 if TYPE_CHECKING:
-    import torch
-
     from model.backbone import Backbone
-    from model.features import ImagePatches
 
 VERSION = 2
+Way = Literal["always", "never"]
 
 
 def encode(
@@ -37,48 +39,98 @@ def encode(
 ) -> Artifact:
     """Features of all images that labelled rows refer to (h_o, METHOD.md section 2).
 
-    Counts: images, how many of these had to be encoded, and the bytes of their features.
+    Counts: images, how many of these had to be encoded, and the bytes of their features; under
+    `auto` also what they were expected to take, and what room there was.
 
     Raises:
         StorageError: a row's image is not in the root's library any more.
     """
+    return Encoding(config, labelled, samples, base, store).made()
 
-    def build(folder: Path) -> dict[str, int]:
-        wanted = _image_ids(store.local(labelled))
-        encoder = store.fingerprint(
-            SHARDS, SHARD_VERSION, config=config, parents={"base": base}, inputs=libraries()
+
+def decision(
+    config: EncodeConfig, labelled: Artifact, samples: Artifact, base: Artifact, *, store: Store
+) -> CacheDecision | None:
+    """Whether the features would be kept, and why; None if that cannot be known yet."""
+    return Encoding(config, labelled, samples, base, store).decision()
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One call of the step."""
+
+    config: EncodeConfig
+    labelled: Artifact
+    samples: Artifact
+    base: Artifact
+    store: Store
+
+    @property
+    def encoder(self) -> str:
+        """What the features in the library are known by."""
+        return self.store.fingerprint(
+            SHARDS,
+            SHARD_VERSION,
+            config=self.config.numbers,
+            parents={"base": self.base},
+            inputs=libraries(),
         )
-        library = Library(store, SHARDS, SHARD_VERSION, encoder=encoder)
-        missing, new_bytes = library.missing(wanted), 0
+
+    def decision(self) -> CacheDecision | None:
+        """What `cache` comes to."""
+        return decided(self.config, self._library, self.labelled, self.base, made=self._found)
+
+    def made(self) -> Artifact:
+        """The artifact, built if it is not there."""
+        # What is not known yet is only asked for by a plan.
+        told = self.decision() or CacheDecision(cache="always", why="not known yet")
+        build = self._keep if told.cache == "always" else self._point
+        return self.store.artifact(
+            "encode", VERSION, **self._ingredients(told.cache),
+            build=lambda folder: {**build(folder), **self._said(told)},
+        )  # fmt: skip
+
+    def _ingredients(self, cache: Way) -> dict[str, Any]:
+        """What the artifact is made of: one that keeps features is as it was before `cache`."""
+        config, parents = self.config.numbers, {"labelled": self.labelled, "base": self.base}
+        if cache == "never":
+            config, parents = {**config, "cache": cache}, {**parents, "samples": self.samples}
+        return {"config": config, "parents": parents, "inputs": libraries()}
+
+    def _found(self, cache: Way) -> Artifact | None:
+        name = self.store.fingerprint("encode", VERSION, **self._ingredients(cache))
+        return self.store.find("encode", name)
+
+    def _library(self) -> Library:
+        return Library(self.store, SHARDS, SHARD_VERSION, encoder=self.encoder)
+
+    def _said(self, told: CacheDecision) -> dict[str, int]:
+        """An `auto` decision in the log, and its figures as counts."""
+        if self.config.cache != AUTO:
+            return {}
+        does = "are kept" if told.cache == "always" else "are not kept, but encoded when read"
+        say(f"encode: features {does}, since {told.why}")
+        figures = {"bytes_per_image": told.bytes_per_image, "estimated_bytes": told.bytes,
+                   "room_bytes": told.room}  # fmt: skip
+        return {name: number for name, number in figures.items() if number is not None}
+
+    def _keep(self, folder: Path) -> dict[str, int]:
+        """Encode what the library has not, and name all."""
+        ids, library = wanted(self.store.local(self.labelled)), self._library()
+        missing, new_bytes = library.missing(ids), 0
         if missing:
-            backbone = _load(store.local(base) / FOLDER)
-            new_bytes = _encode(
-                config, read_images(samples, missing), backbone, library, total=len(missing)
-            )
-        table = pa.table({"image_id": wanted}).replace_schema_metadata({ENCODER: encoder})
-        pq.write_table(table, folder / INDEX)
-        return {"images": len(wanted), "encoded": len(missing), "new_bytes": new_bytes}
+            backbone = open_sight(self.config, self.store.local(self.base) / FOLDER)
+            images = read_images(self.samples, missing)
+            new_bytes = _encode(self.config, images, backbone, library, total=len(missing))
+        table = pa.table({"image_id": pa.array(ids, pa.string())})
+        pq.write_table(table.replace_schema_metadata({ENCODER: self.encoder}), folder / INDEX)
+        return {"images": len(ids), "encoded": len(missing), "new_bytes": new_bytes}
 
-    return store.artifact(
-        "encode",
-        VERSION,
-        config=config,
-        parents={"labelled": labelled, "base": base},
-        inputs=libraries(),
-        build=build,
-    )
-
-
-def _load(base: Path) -> "Backbone":
-    import torch
-
-    from model.backbone import Backbone
-
-    backbone = Backbone.load(str(base))
-    backbone.freeze()
-    if torch.cuda.is_available():
-        backbone.to("cuda")
-    return backbone
+    def _point(self, folder: Path) -> dict[str, int]:
+        """Note where each image lies; nothing is encoded."""
+        places = places_of(self.samples, wanted(self.store.local(self.labelled)))
+        pq.write_table(places, folder / INDEX)
+        return {"images": places.num_rows, "encoded": 0, "new_bytes": 0}
 
 
 def _encode(
@@ -90,33 +142,15 @@ def _encode(
     total: int,
 ) -> int:
     """Batch by batch into shards; a shard that is written is never encoded again. Bytes made."""
-    import torch
-
     shards = Shards(library, config.dtype)
     done = 0
-    with progress("encode", total) as tick, torch.no_grad():
+    with progress("encode", total) as tick:
         for names, pictures in _batches(images, config.batch):
-            shards.add(names, _features(backbone, pictures, config.batch))
+            shards.add(names, seen(backbone, pictures, config.batch))
             done += len(names)
             tick(done, "images")
     shards.flush()
     return shards.bytes
-
-
-def _features(
-    backbone: "Backbone", pictures: list[Any], batch: int
-) -> "torch.Tensor | list[ImagePatches]":
-    """h_o of a batch that may not be full."""
-    if backbone.patches is None:
-        return list(backbone.encode_images(pictures))
-    # Always a full batch: an image's features must not depend on how many came along.
-    full = pictures + pictures[-1:] * (batch - len(pictures))
-    return backbone.encode_images(full)[: len(pictures)]
-
-
-def _image_ids(labelled: Path) -> list[str]:
-    lists = read_parts(labelled / "rows", ROWS, columns=["image_ids"])["image_ids"]
-    return sorted({image_id for ids in lists.to_pylist() for image_id in ids})
 
 
 def _batches(

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,10 +86,20 @@ class TrainingData:
 
     def batch(self, step: int, size: int, rank: int, world: int) -> list[Item]:
         """This rank's share of global batch `step`: a contiguous part of `size / world` items."""
+        self.features.expect(partial(self._upcoming, step, size, rank, world))
+        rows = self._rows_of(step, size, rank, world)
+        return to_items(self.rows.take(rows).to_pylist(), self.taxonomy)
+
+    def _rows_of(self, step: int, size: int, rank: int, world: int) -> "np.ndarray":
         share = size // world
         first = step * size + rank * share
-        places = [position % len(self.plan) for position in range(first, first + share)]
-        return to_items(self.rows.take(self.plan[places]).to_pylist(), self.taxonomy)
+        return self.plan[np.arange(first, first + share) % len(self.plan)]
+
+    def _upcoming(self, step: int, size: int, rank: int, world: int, count: int) -> list[str]:
+        """About `count` images that this rank will need from this step on."""
+        steps = range(step, step + 1 + count * world // size)
+        rows = np.concatenate([self._rows_of(one, size, rank, world) for one in steps])
+        return [ids[0] for ids in self.rows["image_ids"].take(rows).to_pylist() if ids]
 
     def longest(self, steps: int, size: int, rank: int, world: int) -> int:
         """The first of `steps` global batches in whose share of this rank the longest item is."""
