@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from infra.cache import room
 from infra.library import INDEX, Library, root_of, vanished
 from schemas.artifact import Artifact
 from tasks.encode.fly import OnTheFly
 from tasks.encode.shards import ENCODER, FEATURES, RAGGED, SHARD_VERSION, SHARDS, SPAN
 from tasks.encode.sight import as_float
+from tasks.encode.staged import Staged, bytes_here
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,16 +24,24 @@ if TYPE_CHECKING:
 class FeatureCache:
     """The features of an encode artifact by image id.
 
+    Args:
+        artifact: what encode has made.
+        readers: how many processes of this machine read so, and share its disk.
+
     Raises:
+        ConfigError: there is no room here for a single image's features.
         StorageError: features, or the images to encode, are not in the artifact's root any more;
             it is then taken out of use, so that the next run makes it again.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, *, readers: int = 1) -> None:
         root = root_of(artifact)
         named = pq.read_table(root.local(artifact) / INDEX)
-        keeps = ENCODER in (named.schema.metadata or {})
-        self.source = Kept(artifact, named) if keeps else OnTheFly(artifact, root, named)
+        self.source: Kept | Staged | OnTheFly
+        if ENCODER in (named.schema.metadata or {}):
+            self.source = kept(artifact, named, readers=readers)
+        else:
+            self.source = OnTheFly(artifact, root, named)
 
     def expect(self, upcoming: Callable[[int], Sequence[str]]) -> None:
         """Tell what will be read from now on: `upcoming(n)` gives at most n ids in that order.
@@ -49,18 +59,27 @@ class FeatureCache:
         return self.source.batch(image_ids)
 
 
-class Kept:
-    """Features in shards, memory-mapped."""
+def kept(artifact: Artifact, named: pa.Table, *, readers: int) -> "Kept | Staged":
+    """Features in shards: in place, copied whole where they fit here, else row by row."""
+    root, encoder = root_of(artifact), named.schema.metadata[ENCODER].decode()
+    library = Library(root, SHARDS, SHARD_VERSION, encoder=encoder)
+    ids = named["image_id"].to_pylist()
+    if missing := library.missing(ids):
+        raise vanished(artifact, what=f"the features of {len(missing)} images are gone")
+    if "://" in root.root:
+        here, more = bytes_here(library, ids)
+        if more > (left := room(here)):
+            return Staged(library, ids, budget=left // readers)
+    return Kept(library, ids)
 
-    def __init__(self, artifact: Artifact, named: pa.Table) -> None:
+
+class Kept:
+    """Features in shards on this disk, memory-mapped."""
+
+    def __init__(self, library: Library, ids: Sequence[str]) -> None:
         import numpy as np
 
-        root = root_of(artifact)
-        encoder = named.schema.metadata[ENCODER].decode()
-        self.library = Library(root, SHARDS, SHARD_VERSION, encoder=encoder)
-        ids = named["image_id"].to_pylist()
-        if missing := self.library.missing(ids):
-            raise vanished(artifact, what=f"the features of {len(missing)} images are gone")
+        self.library = library
         folders = {number: self.library.folder(number) for number in self.library.spread(ids)}
         self.arrays = {n: np.load(at / FEATURES, mmap_mode="r") for n, at in folders.items()}
         # Where P differs by image: its first row, its rows, its height and width.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from infra.cache import room
 from infra.library import Library
 from tasks.encode.sight import as_kept
 
@@ -35,6 +36,7 @@ class Shards:
         self.library = library
         self.dtype = dtype
         self.bytes = 0
+        self._first, self._room = len(library.shards), room(0)
         self._held = 0
         self._ids: list[str] = []
         self._rows: list[np.ndarray] = []
@@ -73,4 +75,12 @@ class Shards:
             starts = [0, *np.cumsum(counts)[:-1].tolist()]
             index |= zip(SPAN, (starts, counts, *sizes), strict=True)
         self.library.add(pa.table(index), lambda folder: np.save(folder / FEATURES, block))
+        self._leave_room()
         self._ids, self._rows, self._sizes, self._held = [], [], [], 0
+
+    def _leave_room(self) -> None:
+        """Keep copies of a bucket's shards only while all of them fit on this disk."""
+        if self.bytes > self._room:
+            for number in range(self._first, len(self.library.shards)):
+                self.library.forget(number)
+            self._first = len(self.library.shards)

@@ -76,11 +76,13 @@ def calibration_items(
 class TrainingData:
     """Balanced rows in the plan's order, with features by image; the plan repeats when it ends."""
 
-    def __init__(self, balanced: Path, features: Artifact, taxonomy: Taxonomy) -> None:
+    def __init__(
+        self, balanced: Path, features: Artifact, taxonomy: Taxonomy, *, readers: int = 1
+    ) -> None:
         rows = read_parts(balanced / "rows", ROWS, columns=COLUMNS)
         self.rows = rows.sort_by("sample_id")
         self.plan = pq.read_table(balanced / "plan.parquet")["row"].to_numpy()
-        self.features = FeatureCache(features)
+        self.features = FeatureCache(features, readers=readers)
         self.taxonomy = taxonomy
         self._ids: np.ndarray | None = None
 
