@@ -59,7 +59,7 @@ class Look:
         self.expected.learn(artifact)
         noted = self._noted(name, artifact, config)
         if isinstance(config, EncodeConfig):
-            told = decision(config, *args, **kwargs)
+            told = decision(config, *args, store=self.store)
             noted = noted.model_copy(update={"cache": told})
         self.steps.append(noted)
         return artifact

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,8 +33,8 @@ PNGS = {hashlib.sha256(png(n)).hexdigest(): png(n) for n in range(9)}
 class Run:
     """A base of one family, images, and rows that refer to them."""
 
-    def __init__(self, root: Path, family: str) -> None:
-        self.store = Store(str(root))
+    def __init__(self, root: Path | str, family: str, pngs: Mapping[str, bytes] = PNGS) -> None:
+        self.store, self.pngs = Store(str(root)), pngs
 
         def build(folder: Path) -> dict[str, int]:
             save(family, folder / "model")
@@ -44,7 +45,7 @@ class Run:
         self.samples = self.store.artifact("ingest", 1, config={}, build=self._samples)
 
     def _samples(self, folder: Path) -> dict[str, int]:
-        write_parts(keep_images(self.store, PNGS), folder / "images")
+        write_parts(keep_images(self.store, dict(self.pngs)), folder / "images")
         return {}
 
     def labelled(self, ids: list[str]) -> Artifact:
@@ -62,5 +63,5 @@ class Run:
         )
 
     def directly(self, name: str) -> ImagePatches:
-        image = Image.open(io.BytesIO(PNGS[name])).convert("RGB")
+        image = Image.open(io.BytesIO(self.pngs[name])).convert("RGB")
         return self.backbone.encode_images([image])[0]

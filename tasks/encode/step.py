@@ -5,11 +5,9 @@ in the root's feature library (shards.py). New images of a later snapshot cost o
 Where no features are kept, it names where each image lies, for those who encode on the fly.
 """
 
-import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,32 +18,41 @@ from schemas.artifact import Artifact
 from schemas.config import EncodeConfig
 from schemas.features import CacheDecision
 from tasks.base_model import FOLDER, libraries
+from tasks.encode.cluster import Task, on_cluster
 from tasks.encode.pictures import places_of
 from tasks.encode.room import AUTO, decided, wanted
-from tasks.encode.shards import ENCODER, SHARD_VERSION, SHARDS, Shards
-from tasks.encode.sight import open_sight, seen
+from tasks.encode.shards import ENCODER, SHARD_VERSION, SHARDS
+from tasks.encode.sight import open_sight
+from tasks.encode.work import encode_all
 from tasks.images import read_images
 from tasks.progress import progress, say
-
-if TYPE_CHECKING:
-    from model.backbone import Backbone
 
 VERSION = 2
 Way = Literal["always", "never"]
 
 
 def encode(
-    config: EncodeConfig, labelled: Artifact, samples: Artifact, base: Artifact, *, store: Store
+    config: EncodeConfig,
+    labelled: Artifact,
+    samples: Artifact,
+    base: Artifact,
+    *,
+    store: Store,
+    cluster: str = "",
 ) -> Artifact:
     """Features of all images that labelled rows refer to (h_o, METHOD.md section 2).
+
+    Many images are encoded by the Ray cluster at the address, or that of `psavlm up`, if it has
+    more than one GPU or node.
 
     Counts: images, how many of these had to be encoded, and the bytes of their features; under
     `auto` also what they were expected to take, and what room there was.
 
     Raises:
         StorageError: a row's image is not in the root's library any more.
+        ConfigError, ServerError: no such cluster, or it went away.
     """
-    return Encoding(config, labelled, samples, base, store).made()
+    return Encoding(config, labelled, samples, base, store, cluster).made()
 
 
 def decision(
@@ -64,6 +71,7 @@ class Encoding:
     samples: Artifact
     base: Artifact
     store: Store
+    cluster: str = ""
 
     @property
     def encoder(self) -> str:
@@ -119,53 +127,32 @@ class Encoding:
         ids, library = wanted(self.store.local(self.labelled)), self._library()
         missing, new_bytes = library.missing(ids), 0
         if missing:
-            backbone = open_sight(self.config, self.store.local(self.base) / FOLDER)
-            images = read_images(self.samples, missing)
-            new_bytes = _encode(self.config, images, backbone, library, total=len(missing))
+            new_bytes = self._encode(missing, library)
         table = pa.table({"image_id": pa.array(ids, pa.string())})
         pq.write_table(table.replace_schema_metadata({ENCODER: self.encoder}), folder / INDEX)
         return {"images": len(ids), "encoded": len(missing), "new_bytes": new_bytes}
+
+    def _encode(self, missing: list[str], library: Library) -> int:
+        """Bytes of the features of these images, made by a cluster if there is a larger one."""
+        task = Task(
+            config=self.config,
+            samples=self.samples,
+            base=self.base,
+            root=self.store.root,
+            encoder=self.encoder,
+        )
+        with progress("encode", len(missing)) as tick:
+            made = on_cluster(task, missing, cluster=self.cluster, tick=tick)
+            if made is not None:
+                return made
+            backbone = open_sight(self.config, self.store.local(self.base) / FOLDER)
+            images = read_images(self.samples, missing)
+            return encode_all(
+                self.config, images, backbone, library, tick=lambda done: tick(done, "images")
+            )
 
     def _point(self, folder: Path) -> dict[str, int]:
         """Note where each image lies; nothing is encoded."""
         places = places_of(self.samples, wanted(self.store.local(self.labelled)))
         pq.write_table(places, folder / INDEX)
         return {"images": places.num_rows, "encoded": 0, "new_bytes": 0}
-
-
-def _encode(
-    config: EncodeConfig,
-    images: Iterator[tuple[str, bytes]],
-    backbone: "Backbone",
-    library: Library,
-    *,
-    total: int,
-) -> int:
-    """Batch by batch into shards; a shard that is written is never encoded again. Bytes made."""
-    shards = Shards(library, config.dtype)
-    done = 0
-    with progress("encode", total) as tick:
-        for names, pictures in _batches(images, config.batch):
-            shards.add(names, seen(backbone, pictures, config.batch))
-            done += len(names)
-            tick(done, "images")
-    shards.flush()
-    return shards.bytes
-
-
-def _batches(
-    images: Iterator[tuple[str, bytes]], size: int
-) -> Iterator[tuple[list[str], list[Any]]]:
-    """Decoded images (PIL, RGB) in batches."""
-    from PIL import Image
-
-    ids: list[str] = []
-    decoded: list[Any] = []
-    for image_id, data in images:
-        ids.append(image_id)
-        decoded.append(Image.open(io.BytesIO(data)).convert("RGB"))
-        if len(ids) == size:
-            yield ids, decoded
-            ids, decoded = [], []
-    if ids:
-        yield ids, decoded
