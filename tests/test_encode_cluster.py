@@ -2,11 +2,11 @@
 
 import hashlib
 import io
-import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -30,6 +30,7 @@ IMAGES = 240
 @pytest.fixture
 def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Two nodes of one CPU each."""
+    monkeypatch.setenv("MARK", str(tmp_path))  # tells its processes from others
     for name, value in ray_cluster.own_settings(tmp_path).items():
         monkeypatch.setenv(name, value)
     from ray.cluster_utils import Cluster
@@ -52,16 +53,17 @@ def pictures() -> dict[str, bytes]:
     return found
 
 
-def kill_one(pids: list[int]) -> None:
-    """SIGKILL of the first process of an encoder that has begun its second piece."""
+def kill_one(mark: str, killed: list[int]) -> None:
+    """SIGKILL of an encoder a second after it was first seen at work."""
     while True:
-        for process in psutil.process_iter(["cmdline"]):
-            words = " ".join(process.info["cmdline"] or ())
-            if "ray::Encoder.encode" in words and process.cpu_times().user > 0:
-                time.sleep(1.0)
-                pids.append(process.pid)
-                os.kill(process.pid, signal.SIGKILL)
-                return
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                ours = process.environ().get("MARK") == mark
+                if ours and "ray::Encoder.encode" in " ".join(process.cmdline()):
+                    time.sleep(1.0)
+                    process.send_signal(signal.SIGKILL)
+                    killed.append(process.pid)
+                    return
         time.sleep(0.05)
 
 
@@ -75,7 +77,7 @@ def test_two_nodes_make_the_features_of_one_process_though_an_encoder_is_killed(
     alone, run = (Run(tmp_path / name, "llava", pngs) for name in ("alone", "spread"))
     expected = FeatureCache(alone.encoded(ids, batch=8)).batch(ids)
     killed: list[int] = []
-    killer = threading.Thread(target=kill_one, args=(killed,), daemon=True)
+    killer = threading.Thread(target=kill_one, args=(str(tmp_path), killed), daemon=True)
     killer.start()
     made = encode(
         EncodeConfig(batch=8), run.labelled(ids), run.samples, run.base,

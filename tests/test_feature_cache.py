@@ -11,6 +11,7 @@ from flows.parameters import configured
 from flows.plan import planned
 from infra import disk
 from infra.store import Store
+from infra.verification import verify
 from model.features import rows_of
 from model.stages import freeze_for
 from schemas.artifact import Artifact
@@ -21,9 +22,10 @@ from tasks.base_model import libraries
 from tasks.encode import FeatureCache
 from tasks.encode import room as rooms
 from tasks.evaluate.step import held_out_rows
+from tasks.progress import progress
+from tasks.references import REFERENCES
 from tasks.train.data import TrainingData
 from tasks.train.losses import LOSSES
-from tests.small_vlms import FAMILIES
 from tests.test_new_risk_type import worker_of
 from tests.to_encode import PNGS, Run
 
@@ -32,7 +34,7 @@ IDS = sorted(PNGS)
 ASKED = [[IDS[7], IDS[0], IDS[4]], [IDS[0], IDS[8], IDS[1], IDS[0]], [IDS[2]]]
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=["llava", "qwen2_5_vl"])  # images of one length, and of their own
 def run(request, tmp_path) -> Run:
     return Run(tmp_path / "store", request.param)
 
@@ -51,8 +53,18 @@ def assert_same(one, other) -> None:
 # --- never ---
 
 
-@pytest.mark.parametrize("how", [{}, {"dtype": "bfloat16"}, {"precision": "bf16"}])
-def test_without_a_cache_the_numbers_are_those_that_it_would_hold(run, how):
+@pytest.mark.parametrize(
+    ("family", "how"),
+    [
+        ("llava", {}),
+        ("llava", {"dtype": "bfloat16"}),
+        ("llava", {"precision": "bf16"}),
+        ("llava_next", {"dtype": "bfloat16", "precision": "bf16"}),
+        ("qwen2_5_vl", {}),
+    ],
+)
+def test_without_a_cache_the_numbers_are_those_that_it_would_hold(tmp_path, family, how):
+    run = Run(tmp_path / "store", family)
     kept, fly = (
         FeatureCache(run.encoded(IDS, batch=4, cache=c, **how)) for c in ("always", "never")
     )
@@ -113,6 +125,8 @@ def test_features_that_are_kept_have_the_address_from_before_there_was_a_choice(
     found = {cache: llava.encoded(IDS, cache=cache) for cache in ("always", "auto", "never")}
     assert found["always"].fingerprint == found["auto"].fingerprint == old
     assert found["never"].fingerprint != old
+    told = verify(llava.store.root, None, references=REFERENCES, progress=progress)
+    assert (told.damaged, told.missing) == ((), ())
 
 
 def test_auto_keeps_what_fits_and_its_estimate_is_exact(run, capsys):
