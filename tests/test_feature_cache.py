@@ -1,5 +1,6 @@
 """The feature cache: kept, not kept, or as there is room; the numbers are the same in all cases."""
 
+import hashlib
 from functools import partial
 from pathlib import Path
 
@@ -15,19 +16,20 @@ from infra.verification import verify
 from model.features import rows_of
 from model.stages import freeze_for
 from schemas.artifact import Artifact
-from schemas.config import Stage
+from schemas.config import EncodeConfig, Stage
 from schemas.errors import StorageError
 from schemas.presets import Parameters, resolve
 from tasks.base_model import libraries
-from tasks.encode import FeatureCache
+from tasks.encode import FeatureCache, cluster
 from tasks.encode import room as rooms
 from tasks.evaluate.step import held_out_rows
 from tasks.progress import progress
 from tasks.references import REFERENCES
 from tasks.train.data import TrainingData
 from tasks.train.losses import LOSSES
+from tests.shelf import keep_images
 from tests.test_new_risk_type import worker_of
-from tests.to_encode import PNGS, Run
+from tests.to_encode import PNGS, Run, png
 
 torch.set_num_threads(1)
 IDS = sorted(PNGS)
@@ -174,3 +176,18 @@ def test_a_plan_tells_what_the_features_would_take_and_what_becomes_of_them(enco
     assert told[0].room == 1000 and "do not fit: 1,000 bytes may be taken" in told[0].why
     empty = planned(configured({"preset": str(preset)}), root=str(tmp_path / "new"), until="encode")
     assert empty.steps[-1].cache is None  # no image has been seen yet
+
+
+def test_a_cluster_gets_every_image_once_and_those_together_that_lie_together(llava, monkeypatch):
+    monkeypatch.setattr(cluster, "IMAGES_AT_ONCE", 3)
+    more = {hashlib.sha256(png(n)).hexdigest(): png(n) for n in range(20, 24)}
+    keep_images(llava.store, more)
+    task = cluster.Task(
+        config=EncodeConfig(), samples=llava.samples, base=llava.base, root=llava.store.root,
+        encoder="",
+    )  # fmt: skip
+    pieces = list(cluster._pieces(task, sorted({*IDS, *more})))
+    assert sorted(map(len, pieces)) == [1, 3, 3, 3, 3]
+    assert sorted(name for piece in pieces for name in piece) == sorted({*IDS, *more})
+    assert all(set(piece) <= set(IDS) or set(piece) <= set(more) for piece in pieces)
+    assert cluster.on_cluster(task, IDS, cluster="", tick=lambda done, note: None) is None
