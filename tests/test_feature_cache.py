@@ -22,6 +22,7 @@ from schemas.presets import Parameters, resolve
 from tasks.base_model import libraries
 from tasks.encode import FeatureCache, cluster
 from tasks.encode import room as rooms
+from tasks.encode.step import Encoding
 from tasks.evaluate.step import held_out_rows
 from tasks.progress import progress
 from tasks.references import REFERENCES
@@ -191,3 +192,26 @@ def test_a_cluster_gets_every_image_once_and_those_together_that_lie_together(ll
     assert sorted(name for piece in pieces for name in piece) == sorted({*IDS, *more})
     assert all(set(piece) <= set(IDS) or set(piece) <= set(more) for piece in pieces)
     assert cluster.on_cluster(task, IDS, cluster="", tick=lambda done, note: None) is None
+
+
+def test_encoders_that_share_the_images_make_what_one_process_makes(llava, tmp_path):
+    """Without Ray, which only carries their arguments (tests/test_encode_cluster.py)."""
+    expected = FeatureCache(Run(tmp_path / "alone", "llava").encoded(IDS, batch=4)).batch(IDS)
+    work = Encoding(
+        EncodeConfig(batch=4), llava.labelled(IDS), llava.samples, llava.base, llava.store
+    )
+    task = cluster.Task(
+        config=work.config, samples=llava.samples, base=llava.base, root=llava.store.root,
+        encoder=work.encoder,
+    )  # fmt: skip
+    first, second = cluster.Encoder(task), cluster.Encoder(task)
+    size = 64 * 32 * 4
+    assert first.encode(IDS[:3]) == (3, 3 * size)
+    assert second.encode(IDS[3:]) == (len(IDS) - 3, (len(IDS) - 3) * size)
+    assert cluster.Encoder(task).encode(IDS) == (len(IDS), 0)  # in the place of one that died
+    made = work.made()
+    assert made.counts == {"images": len(IDS), "encoded": 0, "new_bytes": 0}
+    assert_same(FeatureCache(made).batch(IDS), expected)
+    elsewhere = cluster.Encoder(task.model_copy(update={"root": str(tmp_path / "elsewhere")}))
+    with pytest.raises(StorageError, match="sees no base_model in .* a bucket or a shared folder"):
+        elsewhere.encode(IDS)

@@ -2,8 +2,10 @@
 
 import io
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from infra.ahead import ahead
 from infra.library import Library
 from schemas.config import EncodeConfig
 from tasks.encode.shards import Shards
@@ -11,6 +13,8 @@ from tasks.encode.sight import seen
 
 if TYPE_CHECKING:
     from model.backbone import Backbone
+
+Raw = tuple[list[str], list[bytes]]
 
 
 def encode_all(
@@ -31,7 +35,8 @@ def encode_all(
         tick: told how many images are done.
     """
     shards, done = Shards(library, config.dtype), 0
-    for names, pictures in _batches(images, config.batch):
+    # Decoded beside the encoder: it waits for less.
+    for names, pictures in ahead(_batches(images, config.batch), _decoded):
         shards.add(names, seen(backbone, pictures, config.batch))
         done += len(names)
         tick(done)
@@ -39,19 +44,15 @@ def encode_all(
     return shards.bytes
 
 
-def _batches(
-    images: Iterator[tuple[str, bytes]], size: int
-) -> Iterator[tuple[list[str], list[Any]]]:
-    """Decoded images (PIL, RGB) in batches."""
+def _batches(images: Iterator[tuple[str, bytes]], size: int) -> Iterator[Raw]:
+    """Ids and encoded bytes in batches."""
+    while batch := list(islice(images, size)):
+        yield [name for name, _ in batch], [data for _, data in batch]
+
+
+def _decoded(batch: Raw) -> tuple[list[str], list[Any]]:
+    """Ids and images (PIL, RGB)."""
     from PIL import Image
 
-    ids: list[str] = []
-    decoded: list[Any] = []
-    for image_id, data in images:
-        ids.append(image_id)
-        decoded.append(Image.open(io.BytesIO(data)).convert("RGB"))
-        if len(ids) == size:
-            yield ids, decoded
-            ids, decoded = [], []
-    if ids:
-        yield ids, decoded
+    names, encoded = batch
+    return names, [Image.open(io.BytesIO(data)).convert("RGB") for data in encoded]
