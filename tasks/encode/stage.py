@@ -7,7 +7,7 @@ and is gone with the process. What is needed last makes room.
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from math import inf
+from itertools import islice
 from tempfile import TemporaryFile
 from threading import Lock
 
@@ -16,7 +16,7 @@ from schemas.errors import ConfigError, StorageError
 
 READERS = 16
 AT_ONCE = 64  # things that are fetched before somebody who waits for others has his turn
-LOOK = 16_384  # things to come that are looked at
+LOOK = 4_096  # things to come that are looked at
 AHEAD, SHARE = 1_024, 4  # that are fetched, at most a quarter of what fits: the rest is kept
 
 
@@ -94,9 +94,13 @@ class Stage:
         due = count - len(self._free)
         if due <= 0:
             return
-        others = [name for name in reversed(self._held) if name not in spare]
-        others.sort(key=lambda name: -self._order.get(name, inf))
-        for name in others[:due]:
+        last = (n for n in reversed(self._held) if n not in self._order and n not in spare)
+        given = list(islice(last, due))
+        if len(given) < due:
+            order = self._order
+            later = [name for name in self._held if name in order and name not in spare]
+            given += sorted(later, key=lambda name: -order[name])[: due - len(given)]
+        for name in given:
             self._free.append(self._held.pop(name)[0])
 
     def _write(self, data: bytes, slot: int) -> None:
