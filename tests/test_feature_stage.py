@@ -16,6 +16,7 @@ from model.features import rows_of
 from schemas.errors import ConfigError, StorageError
 from tasks.encode import FeatureCache
 from tasks.encode import shards as shards_of
+from tasks.encode import stage as stages
 from tasks.encode.stage import Stage
 from tasks.encode.staged import Staged
 from tests.s3_server import BUCKET, s3_server
@@ -104,9 +105,14 @@ def fewest(plan: list[str], slots: int) -> int:
     return count
 
 
-def test_what_is_needed_last_makes_room_and_hardly_anything_is_fetched_twice(stage):
+@pytest.mark.parametrize(("look", "epochs"), [(stages.LOOK, "shuffled"), (12, "alike")])
+def test_what_is_needed_last_makes_room_also_where_the_plan_is_not_seen_to_its_end(
+    stage, monkeypatch, look, epochs
+):
+    monkeypatch.setattr(stages, "LOOK", look)
     draw = np.random.default_rng(1)
     plan = [f"{n:02d}" for _ in range(4) for n in draw.permutation(40)]
+    plan = plan if epochs == "shuffled" else plan[:40] * 4
     for place, name in enumerate(plan):
         stage.expect(lambda count, place=place: plan[place : place + count])
         settled(stage)

@@ -89,7 +89,8 @@ class Stage:
     def _make_room(self, count: int, *, spare: set[str]) -> None:
         """Give up what is needed last; of what is not expected at all, what was read last.
 
-        A plan that begins again does so in another order: what was read last is then due last.
+        A reader that begins again in the same order needs last what he has read last; in another
+        order he needs all alike.
         """
         due = count - len(self._free)
         if due <= 0:
