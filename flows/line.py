@@ -57,7 +57,7 @@ def pipeline(
     yield "balance", concepts
     base = do("base", base_model, config.base, store=store)
     yield "base", base
-    features = do("encode", encode, config.encode, labelled, samples, base, store=store)
+    features = do("encode", encode, config.encode, labelled, samples, base, **run)
     yield "encode", features
     inputs = Inputs(base=base, balanced=concepts, features=features, labelled=labelled)
     arms: dict[str, Artifact | MethodConfig | None] = {"base": None}

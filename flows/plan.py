@@ -7,8 +7,9 @@ from flows.line import STEPS, pipeline, up_to
 from flows.parameters import checked_until
 from infra.planning import PlanningStore
 from schemas.artifact import Artifact
-from schemas.config import BalanceConfig, PipelineConfig, TrainConfig
+from schemas.config import BalanceConfig, EncodeConfig, PipelineConfig, TrainConfig
 from schemas.plan import Plan, PlannedPart, PlannedStep, PlannedTotals
+from tasks.encode import decision
 from tasks.plan import Cost, Expected, costs
 
 
@@ -56,7 +57,11 @@ class Look:
         """The step's artifact, or the address of the one to be built."""
         artifact = step(config, *args, **kwargs)
         self.expected.learn(artifact)
-        self.steps.append(self._noted(name, artifact, config))
+        noted = self._noted(name, artifact, config)
+        if isinstance(config, EncodeConfig):
+            told = decision(config, *args, store=self.store)
+            noted = noted.model_copy(update={"cache": told})
+        self.steps.append(noted)
         return artifact
 
     def _noted(self, name: str, artifact: Artifact, config: Any) -> PlannedStep:

@@ -86,7 +86,7 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
     gate = load_gate(config.gate)
     store = Store(root)
     warn(store.check())
-    labelled = shared(config, store)
+    labelled = shared(config, store, cluster)
     points = planned(asked, sweep, labelled, store=store)
     judge = partial(at_operating_points, store=store, rate=sweep.false_positive_rate)
     ended = Runner(store, cluster, judge).run_all(points)

@@ -9,15 +9,17 @@ import os
 import uuid
 from pathlib import Path
 
-from infra.disk import clear
+from infra.disk import clear, free_bytes
 from infra.files import Files
 from infra.integrity import DamagedError, attempt, compare, hashed, remember
 from schemas.artifact import Manifest
-from schemas.errors import StorageError
+from schemas.errors import ConfigError, StorageError
 
 log = logging.getLogger(__name__)
 
 INCOMING = ".incoming"
+# Bytes of this disk that features in a bucket may take.
+BUDGET = "PSAVLM_STAGE_BYTES"
 
 
 def place(folder: str, owner: str) -> Path:
@@ -73,3 +75,31 @@ def fetch(files: Files, manifest: Manifest) -> Path:
 def home() -> Path:
     """Return the folder of all local copies."""
     return Path(os.environ.get("PSAVLM_CACHE") or ".psavlm/cache").absolute()
+
+
+def held(manifest: Manifest) -> bool:
+    """Whether a remote artifact has been copied here, or was built here."""
+    return place(f"{manifest.step}/{manifest.fingerprint}", manifest.attempt).exists()
+
+
+def forget(folder: str) -> None:
+    """Remove the copy of a remote artifact, `{step}/{fingerprint}`; none is fine."""
+    clear(home() / folder)
+
+
+def budget() -> int | None:
+    """Bytes that features in a bucket may take on this disk, PSAVLM_STAGE_BYTES; None if not set.
+
+    Raises:
+        ConfigError: the setting is no number of bytes.
+    """
+    given = os.environ.get(BUDGET, "")
+    if given and not given.isdecimal():
+        raise ConfigError(f"{BUDGET} is {given!r}: give a whole number of bytes, or leave it out")
+    return int(given) if given else None
+
+
+def room(taken: int) -> int:
+    """Bytes that features may take here beside those of `taken`: the budget's rest, or free / 2."""
+    given = budget()
+    return free_bytes(home()) // 2 if given is None else max(given - taken, 0)

@@ -58,3 +58,9 @@ def flush_tree(folder: Path) -> None:
 def clear(folder: Path) -> None:
     """Remove a folder of this machine outside any root; a missing one is fine."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes free on the disk of a folder, which need not exist yet."""
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    return shutil.disk_usage(there).free

@@ -64,6 +64,14 @@ class Files:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
+    def read_part(self, path: str, start: int, size: int) -> bytes | None:
+        """Return bytes of a file from `start` on, None if there is no such file."""
+        with self._told("read", path):
+            try:
+                return self.fs.cat_file(f"{self.root}/{path}", start=start, end=start + size)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
     def put(self, path: str, data: bytes, *, fresh: bool) -> bool:
         """Write a small file in one atomic act.
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from infra import cache
 from infra.address import split_uri
 from infra.digests import Lookup, digests
 from infra.files import Files
@@ -86,6 +87,11 @@ class Library:
     def folder(self, number: int) -> Path:
         """Return a local folder with a shard's files, checked by hash."""
         return self.store.local(self.shards[number])
+
+    def forget(self, number: int) -> None:
+        """Remove the copy of a shard in a bucket from this disk; it is fetched when it is read."""
+        if not self._files.local:
+            cache.forget(f"{self.step}/{self.shards[number].fingerprint}")
 
     def add(self, index: pa.Table, write: Callable[[Path], None]) -> None:
         """Keep a shard.

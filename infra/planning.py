@@ -1,7 +1,6 @@
 """A store that only looks: where each step's artifact would lie, and what earlier ones took."""
 
 import contextlib
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from infra import disk
 from infra.address import split_uri
 from infra.attempt import Build, plan
 from infra.faults import reason, troubles
@@ -79,7 +79,4 @@ class PlanningStore(Store):
 
     def free_bytes(self) -> int | None:
         """Bytes free on the disk of a local root, which need not exist yet; None for a bucket."""
-        if "://" in self.root:
-            return None
-        there = next(p for p in (Path(self.root), *Path(self.root).parents) if p.exists())
-        return shutil.disk_usage(there).free
+        return None if "://" in self.root else disk.free_bytes(Path(self.root))

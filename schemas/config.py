@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -160,10 +160,25 @@ class BalanceConfig(Frozen):
 
 
 class EncodeConfig(Frozen):
-    """Images -> frozen encoder features (h_o, METHOD.md section 2), once per image."""
+    """Images -> frozen encoder features (h_o, METHOD.md section 2), once per image.
+
+    `dtype`: as kept; `precision`: in which the encoder computes. `cache`: `always` keeps the
+    features, `never` lets each reader encode its batches, with the same numbers; `auto` keeps them
+    if they fit into `cache_bytes`, and on a local disk into `cache_share` of what is free there.
+    """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     batch: Count = 128
+    precision: Literal["fp32", "bf16"] = "fp32"
+    cache: Literal["auto", "always", "never"] = "always"
+    cache_bytes: Count | None = None
+    cache_share: Fraction = 0.5
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What decides the features; defaults that came later are left out, as in old artifacts."""
+        own = {"dtype": self.dtype, "batch": self.batch}
+        return own if self.precision == "fp32" else {**own, "precision": self.precision}
 
 
 class BaseConfig(Frozen):

@@ -1,5 +1,6 @@
 """What `psavlm plan` tells: the steps of a run before anything starts."""
 
+from schemas.features import CacheDecision
 from schemas.frozen import Frozen
 
 
@@ -17,8 +18,8 @@ class PlannedStep(Frozen):
 
     `reused`: nothing will be done. `rows` are those that it handles, or at most so many, None if
     that is not known yet. `seconds` and `bytes` are of this step if it runs, scaled from the
-    artifact `measured`; None where nothing comparable has run in this root. `problem` says what
-    will stop it.
+    artifact `measured`; None where nothing comparable has run in this root. `cache` is encode's:
+    whether features are kept, None if that is not known yet. `problem` says what will stop it.
     """
 
     name: str
@@ -32,6 +33,7 @@ class PlannedStep(Frozen):
     seconds: float | None = None
     bytes: int | None = None
     measured: str = ""
+    cache: CacheDecision | None = None
     problem: str = ""
 
 

@@ -347,7 +347,7 @@ def test_the_line_of_a_plan(root, preset):
     assert list(told) == ["preset", "root", "steps", "totals", "gate", "free_bytes"]
     assert list(told["steps"][0]) == [
         "name", "step", "uri", "reused", "rows", "rows_at_most", "clean_per_unsafe", "training",
-        "seconds", "bytes", "measured", "problem",
+        "seconds", "bytes", "measured", "cache", "problem",
     ]  # fmt: skip
     assert list(told["steps"][7]["training"][0]) == ["part", "steps", "global_batch", "samples"]
     assert list(told["totals"]) == [
@@ -361,6 +361,7 @@ def test_the_table_tells_each_step_and_the_totals(root, preset):
     for name in LINE:
         assert f"  {name} " in said
     assert "will fail" in said
+    assert 'features kept: cache = "always"' in said
     assert "to run: 7 steps, to reuse: 6; training: 540 steps, 26880 items seen" in said
     assert "free on this disk" in said
 

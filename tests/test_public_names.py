@@ -20,6 +20,7 @@ from flows.cli import show
 from flows.cli.main import application
 from flows.line import STEPS, pipeline, plainly, up_to
 from flows.outcome import Outcome
+from infra.cache import BUDGET
 from infra.store import Store
 from schemas.artifact import Artifact, FileEntry, Manifest
 from schemas.attack import ATTACKED, AttackCheck, AttackConfig, AttackReport, AttackRow
@@ -28,6 +29,7 @@ from schemas.benchmark import Agreement, BenchmarkConfig, BenchmarkReport, Usage
 from schemas.comparison import Change, Comparison, Line, Mean, Past, VersionLine
 from schemas.config import (
     BalanceConfig,
+    EncodeConfig,
     MethodConfig,
     PipelineConfig,
     SourceConfig,
@@ -35,6 +37,7 @@ from schemas.config import (
 )
 from schemas.decision import Check, Decision, Version
 from schemas.errors import PsavlmError
+from schemas.features import CacheDecision
 from schemas.formats import Format
 from schemas.gate import Bar, GateConfig
 from schemas.mapping import LabelMapping
@@ -304,6 +307,8 @@ RECORDS = {
     VersionLine: ["version", "aliases", "created", "model", "error", "metrics", "before"],
     Version: ["version", "fingerprint", "uri", "step", "root", "run", "created", "aliases"],
     Plan: ["preset", "root", "steps", "totals", "gate", "free_bytes"],
+    CacheDecision: ["cache", "why", "images", "bytes_per_image", "bytes", "room"],
+    EncodeConfig: ["dtype", "batch", "precision", "cache", "cache_bytes", "cache_share"],
     Ratios: [
         "clean_per_unsafe", "size", "total", "max_repeat", "source_caps", "rows", "most_uses",
         "epochs", "types", "levels", "sources",
@@ -394,6 +399,7 @@ COUNTS = {
     "base": {"parameters"},
     "encode": {"images", "encoded", "new_bytes"},
 }  # fmt: skip
+CACHE_CHOICES = ("auto", "always", "never")
 METHOD_CHOICES = {
     "projector": ("c_abstractor", "mlp", "none"),
     "head": ("cross_attention", "pooled_mlp", "none"),
@@ -596,6 +602,11 @@ def test_the_counts_of_the_steps_and_the_keys_of_the_verdict(encoded_root):
         entries = verdict[name].values() if isinstance(verdict[name], dict) else verdict[name]
         assert entries and all(entry.keys() >= keys for entry in entries)
     assert REFUSED == "refused"
+
+
+def test_what_may_become_of_the_features():
+    assert get_args(EncodeConfig.model_fields["cache"].annotation) == CACHE_CHOICES
+    assert BUDGET == "PSAVLM_STAGE_BYTES"
 
 
 def test_the_line_of_an_artifact_and_of_a_run(capsys):

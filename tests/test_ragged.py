@@ -1,82 +1,26 @@
 """Images whose patches depend on their size, from the feature library to the two stages' losses."""
 
-import hashlib
-import io
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 
-from infra.parts import write_parts
-from infra.store import Store
-from model.backbone import Backbone
 from model.checkpoint import BaseReference, save_model
-from model.features import ImagePatches
 from model.guard import load_hints
 from model.psavlm import PsaVlm
-from schemas.artifact import Artifact
-from schemas.config import EncodeConfig, MethodConfig
-from schemas.samples import ROWS
+from schemas.config import MethodConfig
 from schemas.taxonomy import load_taxonomy
-from tasks.encode import FeatureCache, encode
+from tasks.encode import FeatureCache
 from tasks.encode import shards as shards_of
 from tasks.explain import explain_one
-from tests.shelf import keep_images
-from tests.small_run import row
-from tests.small_vlms import SHAPES, image_of, save
+from tests.small_vlms import image_of
+from tests.to_encode import PNGS, Run
 
 torch.set_num_threads(1)
 TAXONOMY = load_taxonomy()
 METHOD = MethodConfig(tokens=3, attention_heads=4, projector="mlp")
-
-
-def png(number: int) -> bytes:
-    out = io.BytesIO()
-    image_of(*SHAPES[number % len(SHAPES)], seed=number).save(out, "PNG")
-    return out.getvalue()
-
-
-PNGS = {hashlib.sha256(png(n)).hexdigest(): png(n) for n in range(9)}
-
-
-class Run:
-    """A base of one family, images, and rows that refer to them."""
-
-    def __init__(self, root: Path, family: str) -> None:
-        self.store = Store(str(root))
-
-        def build(folder: Path) -> dict[str, int]:
-            save(family, folder / "model")
-            return {}
-
-        self.base = self.store.artifact("base_model", 1, config={"family": family}, build=build)
-        self.backbone = Backbone.load(str(self.store.local(self.base) / "model"))
-        self.samples = self.store.artifact("ingest", 1, config={}, build=self._samples)
-
-    def _samples(self, folder: Path) -> dict[str, int]:
-        write_parts(keep_images(self.store, PNGS), folder / "images")
-        return {}
-
-    def labelled(self, ids: list[str]) -> Artifact:
-        rows = [{**row(n, "train", "clean", 0), "image_ids": [i]} for n, i in enumerate(ids)]
-
-        def build(folder: Path) -> dict[str, int]:
-            write_parts(pa.Table.from_pylist(rows, ROWS), folder / "rows")
-            return {}
-
-        return self.store.artifact("validate", 1, config={"ids": ids}, build=build)
-
-    def encoded(self, ids: list[str], **config) -> Artifact:
-        return encode(
-            EncodeConfig(**config), self.labelled(ids), self.samples, self.base, store=self.store
-        )
-
-    def directly(self, name: str) -> ImagePatches:
-        image = Image.open(io.BytesIO(PNGS[name])).convert("RGB")
-        return self.backbone.encode_images([image])[0]
 
 
 @pytest.fixture(params=["llava_next", "qwen2_5_vl"])
@@ -91,7 +35,7 @@ def test_cached_features_are_the_encoders_own_whatever_their_number(run, monkeyp
     made = run.encoded(ids, batch=2)
     assert (first.counts["encoded"], made.counts["encoded"]) == (3, 6)  # only the new ones
     cache = FeatureCache(made)
-    assert len(cache.arrays) > 1
+    assert len(cache.source.arrays) > 1
     asked = [ids[7], ids[0], ids[4], ids[0], ids[8]]
     for name, found in zip(asked, cache.batch(asked), strict=True):
         expected = run.directly(name)

@@ -580,7 +580,7 @@ def test_features_are_the_backbones_own_in_order_of_image_id(snapshot, batch):
     artifact = encode(EncodeConfig(batch=batch), **made, store=store)
     assert artifact.counts == {"images": 5, "encoded": 5, "new_bytes": 5 * 64 * WIDTH * 4}
     cache = FeatureCache(artifact)
-    assert {array.dtype for array in cache.arrays.values()} == {np.dtype(np.float32)}
+    assert {array.dtype for array in cache.source.arrays.values()} == {np.dtype(np.float32)}
     assert torch.allclose(cache.batch(ids), expected, atol=1e-5)
     chosen = cache.batch([ids[3], ids[0], ids[3]])
     assert torch.allclose(chosen, expected[[3, 0, 3]], atol=1e-5)
@@ -601,7 +601,7 @@ def test_new_images_alone_are_encoded_and_shards_are_read_as_one(snapshot):
     after = encode(EncodeConfig(), **made, store=store)
     assert (after.counts["images"], after.counts["encoded"]) == (5, 3)
     cache = FeatureCache(after)
-    assert len(cache.arrays) == 2
+    assert len(cache.source.arrays) == 2
     assert torch.allclose(cache.batch(ids), expected, atol=1e-5)
     alone = encode(EncodeConfig(), **made, store=Store(f"{store.root}-other"))
     assert torch.equal(FeatureCache(alone).batch(ids), cache.batch(ids))
@@ -611,7 +611,7 @@ def test_half_width_features_are_the_same_numbers_rounded(snapshot):
     store, made, expected, ids = snapshot
     artifact = encode(EncodeConfig(dtype="bfloat16", batch=2), **made, store=store)
     cache = FeatureCache(artifact)
-    assert {array.dtype for array in cache.arrays.values()} == {np.dtype(np.uint16)}
+    assert {array.dtype for array in cache.source.arrays.values()} == {np.dtype(np.uint16)}
     found = cache.batch(ids)
     assert found.shape == expected.shape
     assert found.dtype == torch.float32
@@ -647,7 +647,7 @@ def test_rows_of_text_alone_have_no_features(snapshot):
     text = store.artifact("labelled", 1, config={"text": True}, build=labelled)
     artifact = encode(EncodeConfig(), **{**made, "labelled": text}, store=store)
     assert artifact.counts == {"images": 0, "encoded": 0, "new_bytes": 0}
-    assert not FeatureCache(artifact).arrays
+    assert not FeatureCache(artifact).source.arrays
 
 
 def test_a_question_is_what_the_user_says_first():

@@ -24,6 +24,7 @@ from flows.cli.terminal import console
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
+    from schemas.features import CacheDecision
     from schemas.plan import Plan, PlannedStep
 
 WIDTH = 100
@@ -121,9 +122,20 @@ def _what(step: "PlannedStep") -> str:
     words = [f"{p.part}: {p.steps} steps x {p.global_batch}" for p in step.training]
     if step.clean_per_unsafe is not None:
         words.append(f"{step.clean_per_unsafe:g} clean per unsafe")
+    if step.cache is not None:
+        words += _cache(step.cache)
     if step.problem:
         words.append(f"will fail: {step.problem}")
     return ", ".join(words)
+
+
+def _cache(told: "CacheDecision") -> list[str]:
+    """What becomes of the features, why, and what they would take."""
+    kept = "kept" if told.cache == "always" else "not kept"
+    words = [f"features {kept}: {told.why}"]
+    if told.bytes is not None:
+        words.append(f"{told.images} images x {size(told.bytes_per_image)} = {size(told.bytes)}")
+    return words
 
 
 def summary(plan: "Plan") -> list[str]:

@@ -2,136 +2,157 @@
 
 An encode artifact names its images and their encoder (`index.parquet`); the features themselves lie
 in the root's feature library (shards.py). New images of a later snapshot cost only themselves.
+Where no features are kept, it names where each image lies, for those who encode on the fly.
 """
 
-import io
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.library import INDEX, Library
-from infra.parts import read_parts
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import EncodeConfig
-from schemas.samples import ROWS
+from schemas.features import CacheDecision
 from tasks.base_model import FOLDER, libraries
-from tasks.encode.shards import ENCODER, SHARD_VERSION, SHARDS, Shards
+from tasks.encode.cluster import Task, on_cluster
+from tasks.encode.pictures import places_of
+from tasks.encode.room import AUTO, decided, wanted
+from tasks.encode.shards import ENCODER, SHARD_VERSION, SHARDS
+from tasks.encode.sight import open_sight
+from tasks.encode.work import encode_all
 from tasks.images import read_images
-from tasks.progress import progress
-
-if TYPE_CHECKING:
-    import torch
-
-    from model.backbone import Backbone
-    from model.features import ImagePatches
+from tasks.progress import progress, say
 
 VERSION = 2
+Way = Literal["always", "never"]
 
 
 def encode(
-    config: EncodeConfig, labelled: Artifact, samples: Artifact, base: Artifact, *, store: Store
+    config: EncodeConfig,
+    labelled: Artifact,
+    samples: Artifact,
+    base: Artifact,
+    *,
+    store: Store,
+    cluster: str = "",
 ) -> Artifact:
     """Features of all images that labelled rows refer to (h_o, METHOD.md section 2).
 
-    Counts: images, how many of these had to be encoded, and the bytes of their features.
+    Many images are encoded by the Ray cluster at the address, or that of `psavlm up`, if it has
+    more than one GPU or node.
+
+    Counts: images, how many of these had to be encoded, and the bytes of their features; under
+    `auto` also what they were expected to take, and what room there was.
 
     Raises:
         StorageError: a row's image is not in the root's library any more.
+        ConfigError, ServerError: no such cluster, or it went away.
     """
+    return Encoding(config, labelled, samples, base, store, cluster).made()
 
-    def build(folder: Path) -> dict[str, int]:
-        wanted = _image_ids(store.local(labelled))
-        encoder = store.fingerprint(
-            SHARDS, SHARD_VERSION, config=config, parents={"base": base}, inputs=libraries()
+
+def decision(
+    config: EncodeConfig, labelled: Artifact, samples: Artifact, base: Artifact, *, store: Store
+) -> CacheDecision | None:
+    """Whether the features would be kept, and why; None if that cannot be known yet."""
+    return Encoding(config, labelled, samples, base, store).decision()
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One call of the step."""
+
+    config: EncodeConfig
+    labelled: Artifact
+    samples: Artifact
+    base: Artifact
+    store: Store
+    cluster: str = ""
+
+    @property
+    def encoder(self) -> str:
+        """What the features in the library are known by."""
+        return self.store.fingerprint(
+            SHARDS,
+            SHARD_VERSION,
+            config=self.config.numbers,
+            parents={"base": self.base},
+            inputs=libraries(),
         )
-        library = Library(store, SHARDS, SHARD_VERSION, encoder=encoder)
-        missing, new_bytes = library.missing(wanted), 0
+
+    def decision(self) -> CacheDecision | None:
+        """What `cache` comes to."""
+        return decided(self.config, self._library, self.labelled, self.base, made=self._found)
+
+    def made(self) -> Artifact:
+        """The artifact, built if it is not there."""
+        # What is not known yet is only asked for by a plan.
+        told = self.decision() or CacheDecision(cache="always", why="not known yet")
+        build = self._keep if told.cache == "always" else self._point
+        return self.store.artifact(
+            "encode", VERSION, **self._ingredients(told.cache),
+            build=lambda folder: {**build(folder), **self._said(told)},
+        )  # fmt: skip
+
+    def _ingredients(self, cache: Way) -> dict[str, Any]:
+        """What the artifact is made of: one that keeps features is as it was before `cache`."""
+        config, parents = self.config.numbers, {"labelled": self.labelled, "base": self.base}
+        if cache == "never":
+            config, parents = {**config, "cache": cache}, {**parents, "samples": self.samples}
+        return {"config": config, "parents": parents, "inputs": libraries()}
+
+    def _found(self, cache: Way) -> Artifact | None:
+        name = self.store.fingerprint("encode", VERSION, **self._ingredients(cache))
+        return self.store.find("encode", name)
+
+    def _library(self) -> Library:
+        return Library(self.store, SHARDS, SHARD_VERSION, encoder=self.encoder)
+
+    def _said(self, told: CacheDecision) -> dict[str, int]:
+        """An `auto` decision in the log, and its figures as counts."""
+        if self.config.cache != AUTO:
+            return {}
+        does = "are kept" if told.cache == "always" else "are not kept, but encoded when read"
+        say(f"encode: features {does}, since {told.why}")
+        figures = {"bytes_per_image": told.bytes_per_image, "estimated_bytes": told.bytes,
+                   "room_bytes": told.room}  # fmt: skip
+        return {name: number for name, number in figures.items() if number is not None}
+
+    def _keep(self, folder: Path) -> dict[str, int]:
+        """Encode what the library has not, and name all."""
+        ids, library = wanted(self.store.local(self.labelled)), self._library()
+        missing, new_bytes = library.missing(ids), 0
         if missing:
-            backbone = _load(store.local(base) / FOLDER)
-            new_bytes = _encode(
-                config, read_images(samples, missing), backbone, library, total=len(missing)
+            new_bytes = self._encode(missing, library)
+        table = pa.table({"image_id": pa.array(ids, pa.string())})
+        pq.write_table(table.replace_schema_metadata({ENCODER: self.encoder}), folder / INDEX)
+        return {"images": len(ids), "encoded": len(missing), "new_bytes": new_bytes}
+
+    def _encode(self, missing: list[str], library: Library) -> int:
+        """Bytes of the features of these images, made by a cluster if there is a larger one."""
+        task = Task(
+            config=self.config,
+            samples=self.samples,
+            base=self.base,
+            root=self.store.root,
+            encoder=self.encoder,
+        )
+        with progress("encode", len(missing)) as tick:
+            made = on_cluster(task, missing, cluster=self.cluster, tick=tick)
+            if made is not None:
+                return made
+            backbone = open_sight(self.config, self.store.local(self.base) / FOLDER)
+            images = read_images(self.samples, missing)
+            return encode_all(
+                self.config, images, backbone, library, tick=lambda done: tick(done, "images")
             )
-        table = pa.table({"image_id": wanted}).replace_schema_metadata({ENCODER: encoder})
-        pq.write_table(table, folder / INDEX)
-        return {"images": len(wanted), "encoded": len(missing), "new_bytes": new_bytes}
 
-    return store.artifact(
-        "encode",
-        VERSION,
-        config=config,
-        parents={"labelled": labelled, "base": base},
-        inputs=libraries(),
-        build=build,
-    )
-
-
-def _load(base: Path) -> "Backbone":
-    import torch
-
-    from model.backbone import Backbone
-
-    backbone = Backbone.load(str(base))
-    backbone.freeze()
-    if torch.cuda.is_available():
-        backbone.to("cuda")
-    return backbone
-
-
-def _encode(
-    config: EncodeConfig,
-    images: Iterator[tuple[str, bytes]],
-    backbone: "Backbone",
-    library: Library,
-    *,
-    total: int,
-) -> int:
-    """Batch by batch into shards; a shard that is written is never encoded again. Bytes made."""
-    import torch
-
-    shards = Shards(library, config.dtype)
-    done = 0
-    with progress("encode", total) as tick, torch.no_grad():
-        for names, pictures in _batches(images, config.batch):
-            shards.add(names, _features(backbone, pictures, config.batch))
-            done += len(names)
-            tick(done, "images")
-    shards.flush()
-    return shards.bytes
-
-
-def _features(
-    backbone: "Backbone", pictures: list[Any], batch: int
-) -> "torch.Tensor | list[ImagePatches]":
-    """h_o of a batch that may not be full."""
-    if backbone.patches is None:
-        return list(backbone.encode_images(pictures))
-    # Always a full batch: an image's features must not depend on how many came along.
-    full = pictures + pictures[-1:] * (batch - len(pictures))
-    return backbone.encode_images(full)[: len(pictures)]
-
-
-def _image_ids(labelled: Path) -> list[str]:
-    lists = read_parts(labelled / "rows", ROWS, columns=["image_ids"])["image_ids"]
-    return sorted({image_id for ids in lists.to_pylist() for image_id in ids})
-
-
-def _batches(
-    images: Iterator[tuple[str, bytes]], size: int
-) -> Iterator[tuple[list[str], list[Any]]]:
-    """Decoded images (PIL, RGB) in batches."""
-    from PIL import Image
-
-    ids: list[str] = []
-    decoded: list[Any] = []
-    for image_id, data in images:
-        ids.append(image_id)
-        decoded.append(Image.open(io.BytesIO(data)).convert("RGB"))
-        if len(ids) == size:
-            yield ids, decoded
-            ids, decoded = [], []
-    if ids:
-        yield ids, decoded
+    def _point(self, folder: Path) -> dict[str, int]:
+        """Note where each image lies; nothing is encoded."""
+        places = places_of(self.samples, wanted(self.store.local(self.labelled)))
+        pq.write_table(places, folder / INDEX)
+        return {"images": places.num_rows, "encoded": 0, "new_bytes": 0}

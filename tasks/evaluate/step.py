@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,13 +151,19 @@ def _answers(asked: Asked, rows: list[dict[str, Any]]) -> list["Answer"]:
     with progress(f"evaluate {asked.arm}", len(rows)) as tick:
         for first in range(0, len(rows), size):
             batch = rows[first : first + size]
-            seen = [row["image_ids"][0] for row in batch if row["image_ids"]]
+            cache.expect(partial(_coming, rows, first))
+            seen = _coming(rows, first, size)
             images = iter(cache.batch(seen)) if seen else iter(())
             features = [next(images) if row["image_ids"] else None for row in batch]
             labels = [(row["risk_type"], row["risk_level"]) for row in batch]
             answers += respond(features, [question_of(row) for row in batch], labels)
             tick(len(answers), "items")
     return answers
+
+
+def _coming(rows: list[dict[str, Any]], first: int, count: int) -> list[str]:
+    """The images of `count` rows."""
+    return [row["image_ids"][0] for row in rows[first : first + count] if row["image_ids"]]
 
 
 def judged_item(row: dict[str, Any], answer: "Answer", judge: Judge) -> dict[str, Any]:

@@ -16,7 +16,7 @@ Settings = Mapping[str, Any]
 DECIDES = {
     "tiny_world": ("difficulty",),
     "base_model": ("kind", "name", "revision", "width", "layers", "heads"),
-    "encode": ("dtype",),
+    "encode": ("dtype", "precision", "cache"),
     "evaluate": ("arm",),
     "benchmark": ("name", "limit", "rule"),
 }

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,20 +76,32 @@ def calibration_items(
 class TrainingData:
     """Balanced rows in the plan's order, with features by image; the plan repeats when it ends."""
 
-    def __init__(self, balanced: Path, features: Artifact, taxonomy: Taxonomy) -> None:
+    def __init__(
+        self, balanced: Path, features: Artifact, taxonomy: Taxonomy, *, readers: int = 1
+    ) -> None:
         rows = read_parts(balanced / "rows", ROWS, columns=COLUMNS)
         self.rows = rows.sort_by("sample_id")
         self.plan = pq.read_table(balanced / "plan.parquet")["row"].to_numpy()
-        self.features = FeatureCache(features)
+        self.features = FeatureCache(features, readers=readers)
         self.taxonomy = taxonomy
         self._ids: np.ndarray | None = None
 
     def batch(self, step: int, size: int, rank: int, world: int) -> list[Item]:
         """This rank's share of global batch `step`: a contiguous part of `size / world` items."""
+        self.features.expect(partial(self._upcoming, step, size, rank, world))
+        rows = self._rows_of(step, size, rank, world)
+        return to_items(self.rows.take(rows).to_pylist(), self.taxonomy)
+
+    def _rows_of(self, step: int, size: int, rank: int, world: int) -> "np.ndarray":
         share = size // world
         first = step * size + rank * share
-        places = [position % len(self.plan) for position in range(first, first + share)]
-        return to_items(self.rows.take(self.plan[places]).to_pylist(), self.taxonomy)
+        return self.plan[np.arange(first, first + share) % len(self.plan)]
+
+    def _upcoming(self, step: int, size: int, rank: int, world: int, count: int) -> list[str]:
+        """About `count` images that this rank will need from this step on."""
+        steps = range(step, step + 1 + count * world // size)
+        rows = np.concatenate([self._rows_of(one, size, rank, world) for one in steps])
+        return [ids[0] for ids in self.rows["image_ids"].take(rows).to_pylist() if ids]
 
     def longest(self, steps: int, size: int, rank: int, world: int) -> int:
         """The first of `steps` global batches in whose share of this rank the longest item is."""

@@ -96,7 +96,12 @@ def open_worker(job: Job) -> Worker:
     rank, world = context.get_world_rank(), context.get_world_size()
     store = Store(job.root)
     model = _load(job, store).to(get_device())
-    data = TrainingData(store.local(job.inputs.balanced), job.inputs.features, job.taxonomy)
+    data = TrainingData(
+        store.local(job.inputs.balanced),
+        job.inputs.features,
+        job.taxonomy,
+        readers=context.get_local_world_size(),
+    )
     if job.config.stage is Stage.ALIGNMENT and job.config.method.stage2_rows == "clean":
         data.keep_clean()
     weights = None

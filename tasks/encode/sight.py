@@ -1,0 +1,54 @@
+"""Images through the frozen encoder, in batches that are always full, and as they are kept."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from schemas.config import EncodeConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from model.backbone import Backbone
+    from model.features import ImagePatches
+
+
+def open_sight(config: EncodeConfig, base: Path) -> "Backbone":
+    """The encoder of a base's folder, computing in the config's precision."""
+    import torch
+
+    from model.backbones.sight import load_sight
+
+    half = config.precision == "bf16"
+    return load_sight(base, dtype=torch.bfloat16 if half else torch.float32)
+
+
+def seen(
+    backbone: "Backbone", pictures: Sequence[Any], batch: int
+) -> "torch.Tensor | list[ImagePatches]":
+    """h_o of a batch of pictures (PIL, RGB) that may not be full."""
+    import torch
+
+    with torch.no_grad():
+        if backbone.patches is None:
+            return list(backbone.encode_images(pictures))
+        # Always a full batch: an image's features must not depend on how many came along.
+        full = [*pictures, *[pictures[-1]] * (batch - len(pictures))]
+        return backbone.encode_images(full)[: len(pictures)]
+
+
+def as_kept(features: Any, dtype: str) -> "np.ndarray":
+    """A tensor in a shard's type, bfloat16 as uint16."""
+    import torch
+
+    kept = features.to(getattr(torch, dtype)).cpu()
+    return kept.view(torch.uint16).numpy() if dtype == "bfloat16" else kept.numpy()
+
+
+def as_float(kept: "np.ndarray") -> "torch.Tensor":
+    """What `as_kept` gave, in float32; the array must be the caller's own."""
+    import torch
+
+    found = torch.from_numpy(kept)
+    return found.view(torch.bfloat16).float() if found.dtype == torch.uint16 else found
