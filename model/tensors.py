@@ -36,7 +36,7 @@ def digest(tensors: Iterable[Tensor]) -> str:
         if tensor.is_meta:
             return ""
         rounded = tensor.detach().to("cpu", torch.bfloat16).contiguous()
-        found.update(rounded.view(torch.uint8).numpy())
+        found.update(rounded.view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
