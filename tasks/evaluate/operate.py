@@ -8,6 +8,7 @@ N images, K risk types, L levels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,8 @@ class Operator:
         levels = [torch.zeros(0, len(taxonomy.levels))]
         for first in range(0, len(seen), self.batch):
             part = seen[first : first + self.batch]
-            features = self.cache.batch([item.image_id for item in part if item.image_id])
+            self.cache.expect(partial(_images, seen, first))
+            features = self.cache.batch(_images(seen, first, self.batch))
             found = self.guarded.model.concept_logits(features, [item.question for item in part])
             types.append(found[0].cpu())
             levels.append(found[1].cpu())
@@ -205,10 +207,11 @@ class Operator:
     ) -> dict[Key, str]:
         """Pass 2: one text per key, each asked with the verdict that gave its hint."""
         keys, texts = sorted(asked, key=lambda key: (key[0], key[1].hint)), {}
+        whole = [items[i] for i, _ in keys]
         for first in range(0, len(keys), self.batch):
-            batch = keys[first : first + self.batch]
-            part = [items[i] for i, _ in batch]
-            images = [item.image_id for item in part if item.image_id is not None]
+            batch, part = keys[first : first + self.batch], whole[first : first + self.batch]
+            self.cache.expect(partial(_images, whole, first))
+            images = _images(whole, first, self.batch)
             features = iter(self.cache.batch(images)) if images else iter(())
             answers = self.guarded.answer_features(
                 [None if item.image_id is None else next(features) for item in part],
@@ -220,3 +223,8 @@ class Operator:
             texts |= {key: answer.text for key, answer in zip(batch, answers, strict=True)}
             tick(len(items) * len(texts) // len(keys), "items")
         return texts
+
+
+def _images(items: Sequence[Asked], first: int, count: int) -> list[str]:
+    """The images of `count` items."""
+    return [item.image_id for item in items[first : first + count] if item.image_id is not None]
