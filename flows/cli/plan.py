@@ -62,7 +62,7 @@ def plan(  # noqa: PLR0913 - the options are those of a run
         _check_alone(context)
         show_recipe(recipe, json=json)
         return
-    from flows.parameters import check_inputs, checked_until, configured
+    from flows.parameters import check_inputs, checked_cluster, checked_until, configured
     from flows.plan import planned
 
     choice = Choice(
@@ -70,6 +70,7 @@ def plan(  # noqa: PLR0913 - the options are those of a run
     )
     config = configured(choice.parameters())
     checked_until(until, config)
+    checked_cluster(cluster)
     check_inputs(config)
     told = planned(config, root=root, until=until, promote=promote)
     if json:

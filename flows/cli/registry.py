@@ -99,7 +99,7 @@ def _promote(choice: Choice, *, cluster: str, dry_run: bool, again: bool) -> "De
     from schemas.gate import load_gate
     from tasks.promote import promote as decide
 
-    with started(choice, "promote") as (config, store):
+    with started(choice, "promote", cluster) as (config, store):
         gate = load_gate(config.gate)
         steps = pipeline(config, store=store, do=told(plainly), cluster=cluster)
         try:
