@@ -85,7 +85,7 @@ def ablation(  # noqa: PLR0913 - a run's parameters are top-level scalars
     check_inputs(points[0].config)
     store = Store(root)
     warn(store.check())
-    shared(points[0].config, store)
+    shared(points[0].config, store, cluster)
     ended = Runner(store, cluster, partial(in_use, store=store)).run_all(points)
     check_failures(ended)
     done = [end.done or _failed(end) for end in ended]

@@ -15,7 +15,16 @@ from flows.judging import at_operating_points
 from flows.line import evidence, pipeline, up_to
 from flows.outcome import Outcome
 from flows.page import log, warn
-from flows.parameters import Method, Preset, Ratio, Root, Sources, configured
+from flows.parameters import (
+    Cluster,
+    Method,
+    Preset,
+    Ratio,
+    Root,
+    Sources,
+    check_inputs,
+    configured,
+)
 from flows.points import Ended, Point, Runner, check_failures, shared
 from flows.process import note_process
 from flows.steps import as_task
@@ -53,7 +62,7 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
     stage2_clean_per_unsafe: Ratio | None = None,
     total: Count | None = None,
     false_positive_rate: Fraction = 0.05,
-    cluster: str = "",
+    cluster: Cluster = "",
     promote: bool = False,
 ) -> Outcome:
     """Train and evaluate at every ratio and seed; the table, and all that is behind it.
@@ -83,10 +92,11 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
     config = configured(asked)
     if not config.stages:
         raise ConfigError("this method trains nothing, so no ratio matters to it: choose another")
+    check_inputs(config)
     gate = load_gate(config.gate)
     store = Store(root)
     warn(store.check())
-    labelled = shared(config, store)
+    labelled = shared(config, store, cluster)
     points = planned(asked, sweep, labelled, store=store)
     judge = partial(at_operating_points, store=store, rate=sweep.false_positive_rate)
     ended = Runner(store, cluster, judge).run_all(points)

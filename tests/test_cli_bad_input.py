@@ -137,9 +137,10 @@ def test_other_commands_check_the_cluster_before_any_work(psavlm, here, command)
 
 def test_what_only_the_flow_refuses_is_one_message(monkeypatch, here):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    with pytest.raises(ConfigError, match="invalid parameters: - old: too short; see --help"):
-        with prefect_api():
-            raise ParameterTypeError("Flow run received invalid parameters:\n - old: too short")
+    refusal = ParameterTypeError("Flow run received invalid parameters:\n - old: too short")
+    told = "invalid parameters: - old: too short; see --help"
+    with pytest.raises(ConfigError, match=told), prefect_api():
+        raise refusal
 
 
 def test_two_wrong_values_are_told_together(psavlm, here):
