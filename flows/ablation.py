@@ -13,7 +13,7 @@ from prefect import flow
 from flows.full_pipeline import DAY_S
 from flows.judging import in_use
 from flows.outcome import Outcome
-from flows.page import log, warn
+from flows.page import link_run, log, warn
 from flows.parameters import Cluster, Preset, Ratio, Root, Sources, check_inputs, configured
 from flows.points import Ended, Point, Runner, check_failures, shared
 from flows.process import note_process
@@ -91,8 +91,8 @@ def ablation(  # noqa: PLR0913 - a run's parameters are top-level scalars
     done = [end.done or _failed(end) for end in ended]
     do = told(as_task, also=log)
     table = do("ablation", ablation_table, asked, points[0].config.evaluate, done, store=store)
-    log_ablation(table, done, store=store)
-    show_table(table, table_for_page(table, store=store), store)
+    mlflow = show_table(table, table_for_page(table, store=store), store)
+    link_run(as_task("log in MLflow", log_ablation, table, done, store=store), mlflow)
     return Outcome(artifacts={"ablation": table, **behind(done)})
 
 

@@ -79,13 +79,14 @@ def full_pipeline(  # noqa: PLR0913 - a run's parameters are top-level scalars
     do = told(as_task, also=log)
     steps = pipeline(config, store=store, do=do, cluster=cluster)
     artifacts = up_to(steps, checked_until(until, config))
-    decision = None
+    decision, model = None, None
     if until in (None, "promote") and config.stages:
         inputs = evidence(config, artifacts)
+        model = inputs.model
         if promote:
             decision = do("promote", decide, gate, inputs, store=store)
         else:
             do("register", register_candidate, inputs, store=store)
     outcome = Outcome(artifacts=artifacts, decision=decision)
-    show(outcome, store)
+    show(outcome, store, model=model)
     return outcome

@@ -14,7 +14,7 @@ from flows.full_pipeline import DAY_S
 from flows.judging import at_operating_points
 from flows.line import evidence, pipeline, up_to
 from flows.outcome import Outcome
-from flows.page import log, warn
+from flows.page import link_run, log, warn
 from flows.parameters import (
     Cluster,
     Method,
@@ -104,8 +104,8 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
     done = [as_sweep_point(end) for end in ended]
     do = told(as_task, also=log)
     table = do("sweep", sweep_table, sweep, points[0].config.evaluate, done, store=store)
-    log_sweep(table, done, store=store)
-    show_table(table, table_for_page(table, store=store), store)
+    mlflow = show_table(table, table_for_page(table, store=store), store)
+    link_run(as_task("log in MLflow", log_sweep, table, done, store=store), mlflow)
     decision = None
     if promote:
         inputs = proposed(table, points, store=store, cluster=cluster)

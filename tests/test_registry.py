@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from flows.cli.named import model_address
 from infra.decisions import add_decision, deciding, read_decisions
 from infra.port import spare_port
-from infra.registry import Live, Registry, Run, resolve_model
+from infra.registry import Live, Registry, Run, page_address, resolve_model
 from infra.registry.connect import connected
 from infra.store import Store
 from schemas.artifact import Artifact
@@ -245,6 +245,19 @@ def test_a_server_that_is_down_is_told_soon_and_without_credentials(monkeypatch)
         Registry().versions()
     assert f"127.0.0.1:{port}" in str(caught.value)
     assert "secret" not in str(caught.value) and "MLFLOW_TRACKING_URI" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "page"),
+    [
+        ("", "http://127.0.0.1:5000"),
+        ("http://ann:secret@registry:80/", "http://registry:80"),
+        ("sqlite:///elsewhere.db", ""),
+    ],
+)
+def test_links_lead_to_the_page_of_the_registry_in_use(monkeypatch, uri, page):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert page_address("http://127.0.0.1:5000") == page
 
 
 def test_a_shared_store_with_a_registry_of_ones_own_is_warned_of(registry, caplog):

@@ -35,6 +35,14 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or own
 
 
+def page_address(local: str) -> str:
+    """Where people look at the registry: its server's page, or `local` for the database here."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return local
+    return _SECRET.sub("://", uri).rstrip("/") if uri.startswith(("http://", "https://")) else ""
+
+
 def is_local(uri: str) -> bool:
     """Whether only this machine sees the registry."""
     return uri.startswith((_SQLITE, "file:"))
