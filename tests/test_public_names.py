@@ -220,6 +220,7 @@ EXIT_CODES = {
     "ConfigError": 2,
     "DataError": 2,
     "StorageError": 2,
+    "OutageError": 2,
     "TrainingError": 1,
     "StoppedError": 1,
     "ServerError": 1,
@@ -299,7 +300,7 @@ RECORDS = {
     Past: ["format", "labelled", "items", "n", "versions"],
     VersionLine: ["version", "aliases", "created", "model", "error", "metrics", "before"],
     Version: ["version", "fingerprint", "uri", "step", "root", "run", "created", "aliases"],
-    Plan: ["preset", "root", "steps", "totals", "gate", "free_bytes"],
+    Plan: ["preset", "root", "steps", "totals", "gate", "problem", "free_bytes"],
     Ratios: [
         "clean_per_unsafe", "size", "total", "max_repeat", "source_caps", "rows", "most_uses",
         "epochs", "types", "levels", "sources",

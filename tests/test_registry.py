@@ -1,5 +1,6 @@
 """The registry by its client alone: one run and one version per model, aliases, decisions."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from prefect.states import Failed
 
 from flows.cli.named import model_address
+from flows.steps import worth_retrying
 from infra.decisions import add_decision, deciding, read_decisions
 from infra.port import spare_port
 from infra.registry import Live, Registry, Run, page_address, resolve_model
@@ -21,7 +24,7 @@ from infra.registry.connect import connected
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.decision import Decision, ModelRef
-from schemas.errors import ConfigError, StorageError
+from schemas.errors import ConfigError, OutageError, StorageError
 from tasks.promote.history import History
 
 
@@ -241,8 +244,11 @@ def test_a_server_that_is_down_is_told_soon_and_without_credentials(monkeypatch)
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:secret@127.0.0.1:{port}")
-    with pytest.raises(StorageError) as caught:
+    with pytest.raises(OutageError) as caught:
         Registry().versions()
+    failed = Failed(data=caught.value)
+    assert asyncio.run(worth_retrying(None, None, failed))
+    assert not asyncio.run(worth_retrying(None, None, Failed(data=StorageError("damaged"))))
     assert f"127.0.0.1:{port}" in str(caught.value)
     assert "secret" not in str(caught.value) and "MLFLOW_TRACKING_URI" in str(caught.value)
 

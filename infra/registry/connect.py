@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from schemas.errors import StorageError
+from schemas.errors import OutageError, StorageError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +25,8 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
+# What MLflow calls a server or a database that does not answer; other codes are answers.
+OUTAGES = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
 _SQLITE = "sqlite:///"
 _SECRET = re.compile(r"://[^/@\s]+@")
 
@@ -107,7 +109,8 @@ def told(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         text = _SECRET.sub("://", " ".join(str(error).split()))
-        raise StorageError(
+        kind = OutageError if error.error_code in OUTAGES else StorageError
+        raise kind(
             f"the registry at {_SECRET.sub('://', uri)} cannot be used: {text:.300}; check that it "
             "is up (make up) and MLFLOW_TRACKING_URI"
         ) from None
