@@ -68,9 +68,10 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
     """Train and evaluate at every ratio and seed; the table, and all that is behind it.
 
     Args:
-        ratios: clean items per unsafe one.
-        seeds: each of the training order and of both stages.
-        preset: a shipped name (tiny, tiny-hard), the path of a .toml file or its s3:// URI.
+        ratios: clean items per unsafe one, 0 to 1000000 each.
+        seeds: each, 0 or more, of the training order and of both stages.
+        preset: a shipped name (tiny, tiny-hard, llava-1.5-7b-48gb, llava-1.5-7b-80gb), the path of
+            a .toml file or its s3:// URI.
         root: where artifacts go: a folder or s3://bucket/prefix.
         sources: data sets in place of the preset's, such as {"format": "table", "uri": "my.csv"}.
         base: base model: a folder, s3://bucket/folder or hub name[@revision]; empty is the

@@ -355,6 +355,13 @@ def test_an_address_that_is_no_trained_artifact_is_refused(psavlm, here, tmp_pat
         refused(asked(psavlm, artifact, tmp_path / "x.png"), here, words)
 
 
+@pytest.mark.parametrize("command", ["answer", "explain"])
+def test_a_question_without_a_word_is_refused(psavlm, here, tmp_path, command):
+    artifact = f"{tmp_path}/store/stage1/{'a' * 24}"
+    said = psavlm(command, " ", "--artifact", artifact, "--image", tmp_path / "x.png")
+    refused(said, here, "the question ' ' is empty")
+
+
 def test_a_damaged_artifact_is_refused_with_the_file_that_is(psavlm, here, tmp_path):
     artifact = made(tmp_path / "store", "stage1")
     (card,) = (tmp_path / "store").rglob("card.json")

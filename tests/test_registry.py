@@ -15,6 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from prefect.states import Failed
 
+from flows.cli.history import show
 from flows.cli.named import model_address
 from flows.steps import worth_retrying
 from infra.decisions import add_decision, deciding, read_decisions
@@ -23,7 +24,7 @@ from infra.registry import Live, Registry, Run, page_address, resolve_model
 from infra.registry.connect import connected
 from infra.store import Store
 from schemas.artifact import Artifact
-from schemas.decision import Decision, ModelRef
+from schemas.decision import Decision, ModelRef, Version
 from schemas.errors import ConfigError, OutageError, StorageError
 from tasks.promote.history import History
 
@@ -234,7 +235,7 @@ def test_looking_makes_no_database(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Registry().uri == f"sqlite:///{tmp_path}/.psavlm/mlflow.db"
     assert Registry().versions() == [] and Registry().aliases() == {}
-    with pytest.raises(ConfigError, match="it has nothing yet"):
+    with pytest.raises(ConfigError, match="it has nothing yet. Give the address root/step/"):
         resolve_model("champion")
     assert list(tmp_path.iterdir()) == []
 
@@ -330,6 +331,19 @@ def decided(number: int, action: str, candidate: str, reference: str = "base") -
         opponent="base" if reference == "base" else "champion",
         reasons=("because",),
     )
+
+
+def test_the_table_says_how_many_reasons_it_leaves_out_and_where_there_is_no_decision(capsys):
+    version = Version(
+        version=1, fingerprint="a", uri="/r/stage2/a", step="stage2", root="/r", run="1",
+        created="2026-01-01T00:00:00+00:00", aliases=("champion",),
+    )  # fmt: skip
+    one = decided(1, "promoted", "a").model_copy(update={"reasons": ("better",) * 6})
+    show([version], [one], "/r")
+    assert "better and 5 more" in capsys.readouterr().out
+    show([version], [], "/misspelt")
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == "no decisions in /misspelt" and "champion" in out
 
 
 def test_a_decision_is_written_once(tmp_path):

@@ -372,6 +372,7 @@ def test_table_page_and_plots_of_a_sweep_say_the_same_and_repeat_to_the_byte(tmp
     for told in (page, text):
         assert "440 an epoch" in told
         assert "Not comparable" in told
+        assert "equally many steps (380 in stage 1, 160 in stage 2);" in told
         assert "1,668.6" in told or "1668.6" in told
         assert "set on the evaluated items" in told
     assert page.count("data:image/png;base64,") == 2

@@ -81,9 +81,10 @@ def registry(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     from infra.store import Store
 
     reach(root)
-    decisions, versions = read_decisions(Store(root).root), Registry().versions()
+    place = Store(root).root
+    decisions, versions = read_decisions(place), Registry().versions()
     if not json:
-        history.show(versions, decisions)
+        history.show(versions, decisions, place)
         return
     line = {
         "versions": [version.model_dump(mode="json") for version in versions],
