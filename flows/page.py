@@ -14,6 +14,7 @@ from infra.registry import MODEL, Registry, page_address
 from infra.servers import addresses
 from infra.store import Store
 from schemas.artifact import Artifact
+from schemas.errors import StorageError
 from tasks.report import tables_for_page
 
 if TYPE_CHECKING:
@@ -46,7 +47,10 @@ def show(outcome: "Outcome", store: Store, *, model: Artifact | None) -> None:
         create_markdown_artifact(key="decision", markdown=in_words(outcome.decision))
     mlflow = link_pages()
     if mlflow and model is not None:
-        _model(model, mlflow)
+        try:
+            _model(model, mlflow)
+        except StorageError as error:  # a link that is missing ends no finished run
+            warn(f"no links to the model: {error}")
 
 
 def link_pages() -> str:
