@@ -13,7 +13,7 @@ from prefect import flow
 from flows.full_pipeline import DAY_S
 from flows.judging import in_use
 from flows.outcome import Outcome
-from flows.page import log, warn
+from flows.page import link_run, log, warn
 from flows.parameters import Cluster, Preset, Ratio, Root, Sources, check_inputs, configured
 from flows.points import Ended, Point, Runner, check_failures, shared
 from flows.process import note_process
@@ -59,16 +59,17 @@ def ablation(  # noqa: PLR0913 - a run's parameters are top-level scalars
 
     Args:
         methods: shipped names, or .toml files that name every part.
-        seeds: each of the training order and of both stages.
+        seeds: each, 0 or more, of the training order and of both stages.
         hold_out_sources: train every method once more without each of these sources, judged on
             what the test split has of it; * stands for any letters, as in "second-style*".
         hold_out_types: the same for risk types.
-        preset: a shipped name (tiny, tiny-hard), the path of a .toml file or its s3:// URI.
+        preset: a shipped name (tiny, tiny-hard, llava-1.5-7b-48gb, llava-1.5-7b-80gb), the path of
+            a .toml file or its s3:// URI.
         root: where artifacts go: a folder or s3://bucket/prefix.
         sources: data sets in place of the preset's, such as {"format": "table", "uri": "my.csv"}.
         base: base model: a folder, s3://bucket/folder or hub name[@revision]; empty is the
             preset's own.
-        clean_per_unsafe: clean items per unsafe one in stage 1's training order.
+        clean_per_unsafe: clean items per unsafe one in stage 1's training order, 0 to 1000000.
         stage2_clean_per_unsafe: the same for stage 2.
         cluster: address of a Ray cluster; empty is that of `make up`, or one of the ablation's own.
     """
@@ -91,8 +92,8 @@ def ablation(  # noqa: PLR0913 - a run's parameters are top-level scalars
     done = [end.done or _failed(end) for end in ended]
     do = told(as_task, also=log)
     table = do("ablation", ablation_table, asked, points[0].config.evaluate, done, store=store)
-    log_ablation(table, done, store=store)
-    show_table(table, table_for_page(table, store=store), store)
+    mlflow = show_table(table, table_for_page(table, store=store), store)
+    link_run(as_task("log in MLflow", log_ablation, table, done, store=store), mlflow)
     return Outcome(artifacts={"ablation": table, **behind(done)})
 
 

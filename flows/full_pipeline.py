@@ -47,17 +47,19 @@ def full_pipeline(  # noqa: PLR0913 - a run's parameters are top-level scalars
     """Raw data with risk labels to an evaluated, safety-aligned and registered model.
 
     Args:
-        preset: a shipped name (tiny, tiny-hard), the path of a .toml file or its s3:// URI.
+        preset: a shipped name (tiny, tiny-hard, llava-1.5-7b-48gb, llava-1.5-7b-80gb), the path of
+            a .toml file or its s3:// URI.
         root: where artifacts go: a folder or s3://bucket/prefix.
         sources: data sets in place of the preset's, such as {"format": "table", "uri": "my.csv"}.
         base: base model: a folder, s3://bucket/folder or hub name[@revision]; empty is the
             preset's own.
         method: a shipped variant or a .toml file; empty is the preset's own.
-        clean_per_unsafe: clean items per unsafe one in stage 1's training order.
+        clean_per_unsafe: clean items per unsafe one in stage 1's training order, 0 to 1000000.
         stage2_clean_per_unsafe: the same for stage 2.
-        seed: of the training order and of both stages.
+        seed: of the training order and of both stages, 0 or more.
         cluster: address of a Ray cluster; empty is that of `make up`, or one of the run's own.
-        until: the last step to run; empty means all.
+        until: the last step to run: world, ingest, validate, balance, base, encode, stage1, stage2,
+            evaluate, report or promote; empty means all.
         promote: let the gate decide on the model; otherwise it is registered as a candidate only.
             A method that trains nothing has no model, and neither is done.
     """
@@ -79,13 +81,14 @@ def full_pipeline(  # noqa: PLR0913 - a run's parameters are top-level scalars
     do = told(as_task, also=log)
     steps = pipeline(config, store=store, do=do, cluster=cluster)
     artifacts = up_to(steps, checked_until(until, config))
-    decision = None
+    decision, model = None, None
     if until in (None, "promote") and config.stages:
         inputs = evidence(config, artifacts)
+        model = inputs.model
         if promote:
             decision = do("promote", decide, gate, inputs, store=store)
         else:
             do("register", register_candidate, inputs, store=store)
     outcome = Outcome(artifacts=artifacts, decision=decision)
-    show(outcome, store)
+    show(outcome, store, model=model)
     return outcome

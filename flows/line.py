@@ -1,6 +1,7 @@
 """The pipeline as a straight line of steps: sources to the report on the evaluated arms."""
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from infra.store import Store
@@ -172,6 +173,7 @@ def evidence(config: PipelineConfig, artifacts: Mapping[str, Artifact]) -> Promo
         evaluate=config.evaluate,
         encode=config.encode,
         report=artifacts.get("report"),
+        preset=PurePath(config.preset).name,
     )
 
 

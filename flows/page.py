@@ -10,11 +10,11 @@ from prefect.artifacts import (
 from prefect.logging import get_run_logger
 
 from flows.told import in_words
-from infra.registry import MODEL, Registry
+from infra.registry import MODEL, Registry, page_address
 from infra.servers import addresses
 from infra.store import Store
 from schemas.artifact import Artifact
-from schemas.decision import Decision
+from schemas.errors import StorageError
 from tasks.report import tables_for_page
 
 if TYPE_CHECKING:
@@ -32,24 +32,47 @@ def warn(line: str) -> None:
         get_run_logger().warning(line)
 
 
-def show(outcome: "Outcome", store: Store) -> None:
-    """Tables, report, decision and links of a finished run as Prefect artifacts."""
+def show(outcome: "Outcome", store: Store, *, model: Artifact | None) -> None:
+    """Tables, report, decision and links of a finished run as Prefect artifacts.
+
+    Args:
+        outcome: what the run has made.
+        store: where artifacts live.
+        model: the one that was registered; None where none was.
+    """
     report = outcome.artifacts.get("report")
     if report is not None:
         _report(report, store)
     if outcome.decision is not None:
         create_markdown_artifact(key="decision", markdown=in_words(outcome.decision))
+    mlflow = link_pages()
+    if mlflow and model is not None:
+        try:
+            _model(model, mlflow)
+        except StorageError as error:  # a link that is missing ends no finished run
+            warn(f"no links to the model: {error}")
+
+
+def link_pages() -> str:
+    """Links to the servers' pages; returns the address of MLflow's, empty if there is none."""
     pages = {k: page for k, page in addresses().items() if page.startswith("http")}
-    for name, page in pages.items():
+    mlflow = page_address(pages.pop("mlflow", ""))
+    for name, page in {**pages, **({"mlflow": mlflow} if mlflow else {})}.items():
         create_link_artifact(key=name, link=page, link_text=f"{name} page")
-    if "mlflow" in pages and outcome.decision is not None:
-        _model(outcome.decision, pages["mlflow"])
+    return mlflow
 
 
-def _model(decision: Decision, mlflow: str) -> None:
+def link_run(run: str, mlflow: str) -> None:
+    """A link to the run in MLflow that holds a comparison's table and points."""
+    if mlflow:
+        link = f"{mlflow}{Registry().page(run)}"
+        create_link_artifact(key="runs", link=link, link_text="the table and all points, in MLflow")
+
+
+def _model(model: Artifact, mlflow: str) -> None:
     """Links to the model's run in MLflow: its report is shown there."""
     registry = Registry()
-    version = registry.find(decision.candidate.fingerprint)
+    version = registry.find(model.fingerprint)
     if version is not None:
         link = f"{mlflow}{registry.page(version.run)}/report/report.html"
         create_link_artifact(key="report-page", link=link, link_text="the report, in MLflow")

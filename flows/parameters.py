@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from flows.line import STEPS, end_of_evaluation
 from infra.fetch import fetched
-from schemas.config import PipelineConfig, SourceConfig, Stage
+from schemas.config import MOST_RATIO, PipelineConfig, SourceConfig, Stage
 from schemas.errors import ConfigError
 from schemas.presets import Parameters, resolve
 from schemas.shipped import shipped
-from schemas.sweep import MOST_RATIO
 from tasks.balance import check_caps
 from tasks.examine import check_benchmark
 from tasks.ingest.origin import check_sources, named
@@ -46,6 +45,17 @@ def configured(asked: Mapping[str, Any]) -> PipelineConfig:
     files = {name: fetched(str(asked.get(name, "")), what=name) for name in ("preset", "method")}
     given = {name: value for name, value in files.items() if value}
     return resolve(Parameters.checked({**asked, **given}))
+
+
+def checked_cluster(cluster: str) -> None:
+    """ConfigError for an address that the flows would refuse."""
+    try:
+        TypeAdapter(Cluster).validate_python(cluster)
+    except ValidationError as error:
+        raise ConfigError(
+            f"cluster {cluster!r} is no address of a Ray cluster: give one such as "
+            "127.0.0.1:6379, or leave it out for that of psavlm up, or one of the run's own"
+        ) from error
 
 
 def checked_until(until: str | None, config: PipelineConfig) -> str | None:

@@ -33,12 +33,15 @@ def planned(
     look = Look(config, store)
     up_to(pipeline(config, store=store, do=look), checked_until(until, config))
     steps = tuple(look.steps)
+    stop = next((at for at, step in enumerate(steps) if step.problem), None)
+    asked = promote and until in (None, STEPS[-1]) and stop is None
     return Plan(
         preset=config.preset,
         root=store.root,
         steps=steps,
-        totals=_totals(steps),
-        gate=config.gate if promote and until in (None, STEPS[-1]) else "",
+        totals=_totals(steps[:stop]),
+        gate=config.gate if asked else "",
+        problem="" if stop is None else f"{steps[stop].name}: {steps[stop].problem}",
         free_bytes=store.free_bytes(),
     )
 

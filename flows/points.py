@@ -136,7 +136,7 @@ def shared(config: PipelineConfig, store: Store, cluster: str) -> Artifact:
     """Make what all points share, as named tasks; returns the labelled rows."""
     run: dict[str, Any] = {"store": store, "cluster": cluster}
     do = told(as_task, also=log)
-    made = up_to(pipeline(config, store=store, do=do), "validate")
+    made = up_to(pipeline(config, store=store, do=do, cluster=cluster), "validate")
     labelled, samples = made["validate"], made["ingest"]
     base = do("base", base_model, config.base, store=store)
     do("encode", encode, config.encode, labelled, samples, base, **run)

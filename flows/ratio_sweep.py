@@ -14,8 +14,17 @@ from flows.full_pipeline import DAY_S
 from flows.judging import at_operating_points
 from flows.line import evidence, pipeline, up_to
 from flows.outcome import Outcome
-from flows.page import log, warn
-from flows.parameters import Method, Preset, Ratio, Root, Sources, configured
+from flows.page import link_run, log, warn
+from flows.parameters import (
+    Cluster,
+    Method,
+    Preset,
+    Ratio,
+    Root,
+    Sources,
+    check_inputs,
+    configured,
+)
 from flows.points import Ended, Point, Runner, check_failures, shared
 from flows.process import note_process
 from flows.steps import as_task
@@ -53,15 +62,16 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
     stage2_clean_per_unsafe: Ratio | None = None,
     total: Count | None = None,
     false_positive_rate: Fraction = 0.05,
-    cluster: str = "",
+    cluster: Cluster = "",
     promote: bool = False,
 ) -> Outcome:
     """Train and evaluate at every ratio and seed; the table, and all that is behind it.
 
     Args:
-        ratios: clean items per unsafe one.
-        seeds: each of the training order and of both stages.
-        preset: a shipped name (tiny, tiny-hard), the path of a .toml file or its s3:// URI.
+        ratios: clean items per unsafe one, 0 to 1000000 each.
+        seeds: each, 0 or more, of the training order and of both stages.
+        preset: a shipped name (tiny, tiny-hard, llava-1.5-7b-48gb, llava-1.5-7b-80gb), the path of
+            a .toml file or its s3:// URI.
         root: where artifacts go: a folder or s3://bucket/prefix.
         sources: data sets in place of the preset's, such as {"format": "table", "uri": "my.csv"}.
         base: base model: a folder, s3://bucket/folder or hub name[@revision]; empty is the
@@ -83,6 +93,7 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
     config = configured(asked)
     if not config.stages:
         raise ConfigError("this method trains nothing, so no ratio matters to it: choose another")
+    check_inputs(config)
     gate = load_gate(config.gate)
     store = Store(root)
     warn(store.check())
@@ -94,8 +105,8 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
     done = [as_sweep_point(end) for end in ended]
     do = told(as_task, also=log)
     table = do("sweep", sweep_table, sweep, points[0].config.evaluate, done, store=store)
-    log_sweep(table, done, store=store)
-    show_table(table, table_for_page(table, store=store), store)
+    mlflow = show_table(table, table_for_page(table, store=store), store)
+    link_run(as_task("log in MLflow", log_sweep, table, done, store=store), mlflow)
     decision = None
     if promote:
         inputs = proposed(table, points, store=store, cluster=cluster)

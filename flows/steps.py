@@ -12,7 +12,7 @@ from prefect.states import Completed
 from flows.told import in_words
 from schemas.artifact import Artifact
 from schemas.decision import Decision
-from schemas.errors import PsavlmError, StoppedError
+from schemas.errors import OutageError, PsavlmError, StoppedError
 
 # Every step leaves its artifact or nothing, so that it may be tried again.
 RETRIES = 1
@@ -55,4 +55,6 @@ async def worth_retrying(_task: Any, _run: Any, state: State) -> bool:
         error = await error
     if isinstance(error, StoppedError):
         return False
+    if isinstance(error, OutageError):
+        return True
     return not (isinstance(error, PsavlmError) and error.exit_code == 2)

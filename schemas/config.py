@@ -13,7 +13,9 @@ from schemas.frozen import Frozen
 from schemas.policy import REFUSAL_MARKERS
 from schemas.report import WILSON, RateInterval
 
-Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# An upper end is what a JSON schema can say against infinity: it knows no other word for it.
+MOST_RATIO = 1_000_000.0
+Ratio = Annotated[float, Field(ge=0, le=MOST_RATIO, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Names = TypeVar("Names", list[str], tuple[str, ...])

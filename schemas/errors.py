@@ -25,6 +25,10 @@ class StorageError(PsavlmError):
     exit_code = 2
 
 
+class OutageError(StorageError):
+    """A service that keeps something of ours does not answer: the same may work later."""
+
+
 class TrainingError(PsavlmError):
     """A training run stopped: a non-finite loss, or workers that kept dying."""
 

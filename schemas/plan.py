@@ -38,7 +38,7 @@ class PlannedStep(Frozen):
 
 
 class PlannedTotals(Frozen):
-    """Sums over the steps that would run.
+    """Sums over the steps that would run, up to the one that stops the run, if one does.
 
     `seconds` and `bytes` are sums of what is known, None if nothing is; `not_known` names the
     steps that they leave out.
@@ -56,8 +56,9 @@ class PlannedTotals(Frozen):
 class Plan(Frozen):
     """A whole run.
 
-    `gate` decides on the model at the end, always anew; empty if none is asked. `free_bytes` is
-    the room on the root's disk, None for a bucket.
+    `gate` decides on the model at the end, always anew; empty if none is asked. `problem` says
+    which step will stop the run, and why; empty if none is known to. `free_bytes` is the room on
+    the root's disk, None for a bucket.
     """
 
     preset: str
@@ -65,4 +66,5 @@ class Plan(Frozen):
     steps: tuple[PlannedStep, ...]
     totals: PlannedTotals
     gate: str
+    problem: str
     free_bytes: int | None

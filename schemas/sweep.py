@@ -6,18 +6,16 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator
 
 from schemas.artifact import Artifact
-from schemas.config import Count, EvaluateConfig, Fraction
+from schemas.config import Count, EvaluateConfig, Fraction, Ratio
 from schemas.errors import ConfigError
 from schemas.explain import explain
 from schemas.frozen import Frozen
 from schemas.report import METRICS, Metric
 
-# Upper ends are what a JSON schema can say against infinity: it knows no other word for it.
-MOST_RATIO, MOST_POINTS = 1_000_000.0, 100
+MOST_POINTS = 100
 ALL_DIFFERENT = {"uniqueItems": True}
-OneRatio = Annotated[float, Field(ge=0, le=MOST_RATIO, allow_inf_nan=False)]
 Ratios = Annotated[
-    list[OneRatio],
+    list[Ratio],
     Field(min_length=1, max_length=MOST_POINTS, json_schema_extra=ALL_DIFFERENT),
 ]
 Seeds = Annotated[

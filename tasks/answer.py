@@ -27,7 +27,7 @@ def answer_one(
     force: str = "",
     max_new_tokens: int = 64,
 ) -> dict[str, Any]:
-    """Verdict, probabilities, action and answer for one image file.
+    """The model, and its verdict, probabilities, action and answer for one image file.
 
     Args:
         uri: address of a trained stage.
@@ -38,9 +38,11 @@ def answer_one(
         max_new_tokens: the longest answer.
 
     Raises:
-        ConfigError: the address is not that of a trained stage, or no such policy or concept.
+        ConfigError: nothing is asked, the address is not that of a trained stage, or no such
+            policy or concept.
         DataError: the file is no image.
     """
+    check_question(question)
     artifact, picture = trained(uri), read_picture(image)
     guarded, intervention = load_guarded(artifact, policy=policy)
     verdicts = [_forced(force, guarded)] if force else None
@@ -51,7 +53,13 @@ def answer_one(
         verdicts=verdicts,
         max_new_tokens=max_new_tokens,
     )
-    return in_words(found)
+    return {"model": f"{artifact.step}/{artifact.fingerprint}", **in_words(found)}
+
+
+def check_question(question: str) -> None:
+    """ConfigError for a question without a word."""
+    if not question.strip():
+        raise ConfigError(f"the question {question!r} is empty: give one, such as 'what is this ?'")
 
 
 def _forced(concept: str, guarded: "GuardedVlm") -> "Verdict":

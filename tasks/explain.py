@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.errors import ConfigError
 from schemas.taxonomy import CLEAN
-from tasks.answer import in_words, load_guarded, read_picture, trained
+from tasks.answer import check_question, in_words, load_guarded, read_picture, trained
 from tasks.overlay import COLOURS, overlay, top_of
 
 if TYPE_CHECKING:
@@ -55,9 +55,11 @@ def explain_one(
     log-probability.
 
     Raises:
-        ConfigError: the address is not that of a trained stage, `out` cannot be written.
+        ConfigError: nothing is asked, the address is not that of a trained stage, or `out` cannot
+            be written.
         DataError: the file is no image.
     """
+    check_question(question)
     artifact, picture = trained(uri), read_picture(image)
     if out.suffix.lower() != ".png" or not out.resolve().parent.is_dir():
         raise ConfigError(f"--out {str(out)!r}: give a .png file in a folder that exists")
@@ -77,7 +79,8 @@ def explain_one(
         on_tokens=float(seen.tokens[0]),
         question=question,
     )
-    words = in_words(found) | _contributions(guarded, features[0], found, question, intervention)
+    words = {"model": f"{artifact.step}/{artifact.fingerprint}", **in_words(found)}
+    words |= _contributions(guarded, features[0], found, question, intervention)
     _draw(look, words, out)
     shares = {
         "image": round(1 - look.on_tokens, 4),

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from prefect.exceptions import ParameterTypeError
 
 from flows.cli.main import main
+from flows.cli.settings import prefect_api
 from infra.store import Store
 from schemas.errors import ConfigError
 
@@ -114,6 +116,8 @@ def refused(said: Said, here: Path, *words: str) -> None:
         (["--clean-per-unsafe", "nan"], "clean_per_unsafe = nan: must be a finite number"),
         (["--clean-per-unsafe", "inf"], "clean_per_unsafe = inf: must be a finite number"),
         (["--clean-per-unsafe=-inf"], "clean_per_unsafe = -inf: must be a finite number"),
+        (["--clean-per-unsafe", "2000000"], "clean_per_unsafe = 2000000.0: must be less than or"),
+        (["--cluster", "foo"], "cluster 'foo' is no address of a Ray cluster: give one such as"),
         (["--stage2-clean-per-unsafe", "-1"], "stage2_clean_per_unsafe = -1.0: must be"),
         (["--seed", "-1"], "seed = -1: must be greater than or equal to 0"),
         (["--root", ""], "give a folder or s3://bucket/prefix"),
@@ -124,6 +128,19 @@ def refused(said: Said, here: Path, *words: str) -> None:
 )
 def test_a_value_that_no_run_can_have_is_refused(psavlm, here, command, arguments, words):
     refused(psavlm(command, *arguments), here, words)
+
+
+@pytest.mark.parametrize("command", ["plan", "ablate", "sweep", "promote"])
+def test_other_commands_check_the_cluster_before_any_work(psavlm, here, command):
+    refused(psavlm(command, "--cluster", "foo"), here, "cluster 'foo' is no address")
+
+
+def test_what_only_the_flow_refuses_is_one_message(monkeypatch, here):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    refusal = ParameterTypeError("Flow run received invalid parameters:\n - old: too short")
+    told = "invalid parameters: - old: too short; see --help"
+    with pytest.raises(ConfigError, match=told), prefect_api():
+        raise refusal
 
 
 def test_two_wrong_values_are_told_together(psavlm, here):
@@ -336,6 +353,13 @@ def test_an_address_that_is_no_trained_artifact_is_refused(psavlm, here, tmp_pat
         (made(tmp_path / "store", "ingest"), "an artifact of step 'ingest'; give one of stage1 or"),
     ):
         refused(asked(psavlm, artifact, tmp_path / "x.png"), here, words)
+
+
+@pytest.mark.parametrize("command", ["answer", "explain"])
+def test_a_question_without_a_word_is_refused(psavlm, here, tmp_path, command):
+    artifact = f"{tmp_path}/store/stage1/{'a' * 24}"
+    said = psavlm(command, " ", "--artifact", artifact, "--image", tmp_path / "x.png")
+    refused(said, here, "the question ' ' is empty")
 
 
 def test_a_damaged_artifact_is_refused_with_the_file_that_is(psavlm, here, tmp_path):

@@ -41,8 +41,8 @@ def test_a_healthy_machine_is_all_green_and_yellow(home: Path) -> None:
     code, checks = doctor(home)
     assert code == 0, checks
     assert list(checks) == [
-        "python", "lock", "disk", "memory", "cores", "gpu", "root", "ports", "prefect server",
-        "ray head", "mlflow page", "prefect worker",
+        "python", "lock", "disk", "memory", "cores", "gpu", "root", "registry", "ports",
+        "prefect server", "ray head", "mlflow page", "prefect worker",
     ]  # fmt: skip
     assert all(check["remedy"] or check["state"] == "ok" for check in checks.values())
     assert list(home.iterdir()) == []
@@ -85,8 +85,28 @@ def test_room_on_disk_and_in_memory(
 ) -> None:
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: Room(free * machine.GB))
     monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: Memory(free * machine.GB))
-    assert machine.disk(tmp_path).state == state
+    assert machine.disk(tmp_path, ".psavlm/store").state == state
     assert machine.memory().state == state
+
+
+def test_the_disk_is_that_of_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "big").mkdir()
+    roomy = {tmp_path / "big": 50, tmp_path: 1}
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: Room(roomy[path] * machine.GB))
+    for root, free in (("store", 1), ("big/a/store", 50), (f"{tmp_path}/big", 50), ("s3://b/x", 1)):
+        assert machine.disk(tmp_path, root).said == f"{free} GB free"
+
+
+def test_a_registry_that_does_not_answer_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:secret@127.0.0.1:{spare_port()}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # its pauses are another test's
+    check = services.registry()
+    assert (check.state, check.remedy) == (
+        "fail", "check that it is up (make up) and MLFLOW_TRACKING_URI"
+    )  # fmt: skip
+    assert "secret" not in check.said
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert services.registry().state == "ok"
 
 
 @pytest.mark.parametrize(

@@ -265,9 +265,17 @@ def test_the_command_prints_one_line_of_json_and_writes_the_png(stage, image, tm
     )
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout)
-    assert {"verdict", "risk", "types", "levels", "action", "answer", "attention", "out"} == set(
-        told
-    )
+    assert {
+        "model",
+        "verdict",
+        "risk",
+        "types",
+        "levels",
+        "action",
+        "answer",
+        "attention",
+        "out",
+    } == set(told)
     assert out.read_bytes().startswith(b"\x89PNG")
 
 

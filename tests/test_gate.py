@@ -22,6 +22,7 @@ from infra.parts import read_parts, write_parts
 from infra.registry import Registry, resolve_model
 from infra.registry.connect import connected
 from infra.store import Store
+from schemas.artifact import Artifact
 from schemas.config import EvaluateConfig
 from schemas.decision import Decision
 from schemas.errors import ConfigError
@@ -179,6 +180,37 @@ def test_without_the_gate_a_model_is_a_candidate_only(house, middle):
     assert (version.version, version.root) == (1, house.store.root)
     assert aliases() == {"candidate": 1}
     assert decisions(house) == []
+
+
+def test_a_models_run_says_both_ratios_its_preset_and_shows_the_reports_plots(house, tmp_path):
+    def made(step: str, *, parents: dict | None = None, **config) -> Artifact:
+        def build(folder: Path) -> dict[str, int]:
+            (folder / "plots").mkdir()
+            for name in ("report.html", "plots/risk.svg", "rows.parquet"):
+                (folder / name).touch()
+            return {}
+
+        return house.store.artifact(step, 1, config=config, parents=parents or {}, build=build)
+
+    orders = [made("balance", clean_per_unsafe=ratio) for ratio in (0.5, 3.0)]
+    first = made("stage1", seed=1, parents={"balanced": orders[0]})
+    second = made("stage2", seed=1, parents={"balanced": orders[1], "start": first})
+    given = {**dict(house.inputs(house.good)), "model": second, "report": made("report")}
+    version = register_candidate(
+        PromoteInputs(**{**given, "preset": "tiny-hard"}), store=house.store
+    )
+    client = connected(Registry().uri)
+    run = client.get_run(version.run)
+    assert run.data.params == {
+        "seed": "1", "clean_per_unsafe": "0.5", "stage2_clean_per_unsafe": "3.0"
+    }  # fmt: skip
+    assert run.data.tags["preset"] == "tiny-hard"
+    assert [f.path for f in client.list_artifacts(version.run, "report")] == [
+        "report/plots", "report/report.html"
+    ]  # fmt: skip
+    assert [f.path for f in client.list_artifacts(version.run, "report/plots")] == [
+        "report/plots/risk.svg"
+    ]
 
 
 # --- what is no evidence ---

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.main import application
-from flows.cli.plan import duration, size
+from flows.cli.plan import duration, size, summary
 from flows.line import pipeline, plainly, up_to
 from flows.parameters import configured
 from flows.plan import planned
@@ -344,7 +344,7 @@ def test_the_line_of_a_plan(root, preset):
     assert done.exit_code == 0, done.output
     (line,) = done.stdout.splitlines()
     told = json.loads(line)
-    assert list(told) == ["preset", "root", "steps", "totals", "gate", "free_bytes"]
+    assert list(told) == ["preset", "root", "steps", "totals", "gate", "problem", "free_bytes"]
     assert list(told["steps"][0]) == [
         "name", "step", "uri", "reused", "rows", "rows_at_most", "clean_per_unsafe", "training",
         "seconds", "bytes", "measured", "cache", "problem",
@@ -360,10 +360,25 @@ def test_the_table_tells_each_step_and_the_totals(root, preset):
     said = CliRunner().invoke(application(), asked).stdout
     for name in LINE:
         assert f"  {name} " in said
-    assert "will fail" in said
+    assert "to run: 0 steps, to reuse: 3\n" in said
+    assert "free on this disk" in said and "TOO LITTLE" not in said
+    last = said.splitlines()[-1]
+    assert (
+        last.startswith("this run will fail at balance: asks for") and "then the gate" not in said
+    )
+    asked[-1] = "0.5"
+    said = CliRunner().invoke(application(), asked).stdout
     assert 'features kept: cache = "always"' in said
     assert "to run: 7 steps, to reuse: 6; training: 540 steps, 26880 items seen" in said
-    assert "free on this disk" in said
+    assert "will fail" not in said and "not reached" not in said
+
+
+def test_a_plan_that_the_disk_cannot_hold_says_so(root, preset):
+    told = plan(root, preset=preset, clean_per_unsafe=0.5)
+    assert 0 < told.totals.bytes < told.free_bytes
+    small = told.model_copy(update={"free_bytes": told.totals.bytes - 1})
+    assert [line for line in summary(told) if "TOO LITTLE" in line] == []
+    assert "TOO LITTLE; make room, or give another --root" in summary(small)[-1]
 
 
 def test_it_takes_the_options_of_a_run():

@@ -28,6 +28,7 @@ from schemas.audit import DISPUTED, AuditReport, SourceAudit
 from schemas.benchmark import Agreement, BenchmarkConfig, BenchmarkReport, Usage
 from schemas.comparison import Change, Comparison, Line, Mean, Past, VersionLine
 from schemas.config import (
+    MOST_RATIO,
     BalanceConfig,
     EncodeConfig,
     MethodConfig,
@@ -227,6 +228,7 @@ EXIT_CODES = {
     "ConfigError": 2,
     "DataError": 2,
     "StorageError": 2,
+    "OutageError": 2,
     "TrainingError": 1,
     "StoppedError": 1,
     "ServerError": 1,
@@ -306,7 +308,7 @@ RECORDS = {
     Past: ["format", "labelled", "items", "n", "interval", "versions"],
     VersionLine: ["version", "aliases", "created", "model", "error", "metrics", "before"],
     Version: ["version", "fingerprint", "uri", "step", "root", "run", "created", "aliases"],
-    Plan: ["preset", "root", "steps", "totals", "gate", "free_bytes"],
+    Plan: ["preset", "root", "steps", "totals", "gate", "problem", "free_bytes"],
     CacheDecision: ["cache", "why", "images", "bytes_per_image", "bytes", "room"],
     EncodeConfig: ["dtype", "batch", "precision", "cache", "cache_bytes", "cache_share"],
     Ratios: [
@@ -448,6 +450,20 @@ def test_the_flow_and_its_parameters_with_their_defaults():
     assert set(Parameters.model_fields) - {"held_out"} == set(FLOW_PARAMETERS) - {
         "root", "cluster", "until", "promote",
     }  # fmt: skip
+
+
+def test_the_descriptions_of_the_runs_parameters_say_what_may_be_given():
+    from prefect.utilities.callables import parameter_schema
+
+    from flows.full_pipeline import full_pipeline
+
+    told = {
+        name: field["description"]
+        for name, field in parameter_schema(full_pipeline.fn).properties.items()
+    }
+    assert all(name in told["preset"] for name in shipped("presets"))
+    assert all(name in told["until"] for name in STEPS)
+    assert f"0 to {MOST_RATIO:.0f}" in told["clean_per_unsafe"] and "0 or more" in told["seed"]
 
 
 def test_the_sweep_and_its_parameters_with_their_defaults():

@@ -1,5 +1,6 @@
 """The registry by its client alone: one run and one version per model, aliases, decisions."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -12,16 +13,19 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from prefect.states import Failed
 
+from flows.cli.history import show
 from flows.cli.named import model_address
+from flows.steps import worth_retrying
 from infra.decisions import add_decision, deciding, read_decisions
 from infra.port import spare_port
-from infra.registry import Live, Registry, Run, resolve_model
+from infra.registry import Live, Registry, Run, page_address, resolve_model
 from infra.registry.connect import connected
 from infra.store import Store
 from schemas.artifact import Artifact
-from schemas.decision import Decision, ModelRef
-from schemas.errors import ConfigError, StorageError
+from schemas.decision import Decision, ModelRef, Version
+from schemas.errors import ConfigError, OutageError, StorageError
 from tasks.promote.history import History
 
 
@@ -231,7 +235,7 @@ def test_looking_makes_no_database(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Registry().uri == f"sqlite:///{tmp_path}/.psavlm/mlflow.db"
     assert Registry().versions() == [] and Registry().aliases() == {}
-    with pytest.raises(ConfigError, match="it has nothing yet"):
+    with pytest.raises(ConfigError, match="it has nothing yet. Give the address root/step/"):
         resolve_model("champion")
     assert list(tmp_path.iterdir()) == []
 
@@ -241,10 +245,26 @@ def test_a_server_that_is_down_is_told_soon_and_without_credentials(monkeypatch)
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:secret@127.0.0.1:{port}")
-    with pytest.raises(StorageError) as caught:
+    with pytest.raises(OutageError) as caught:
         Registry().versions()
+    failed = Failed(data=caught.value)
+    assert asyncio.run(worth_retrying(None, None, failed))
+    assert not asyncio.run(worth_retrying(None, None, Failed(data=StorageError("damaged"))))
     assert f"127.0.0.1:{port}" in str(caught.value)
     assert "secret" not in str(caught.value) and "MLFLOW_TRACKING_URI" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "page"),
+    [
+        ("", "http://127.0.0.1:5000"),
+        ("http://ann:secret@registry:80/", "http://registry:80"),
+        ("sqlite:///elsewhere.db", ""),
+    ],
+)
+def test_links_lead_to_the_page_of_the_registry_in_use(monkeypatch, uri, page):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert page_address("http://127.0.0.1:5000") == page
 
 
 def test_a_shared_store_with_a_registry_of_ones_own_is_warned_of(registry, caplog):
@@ -311,6 +331,19 @@ def decided(number: int, action: str, candidate: str, reference: str = "base") -
         opponent="base" if reference == "base" else "champion",
         reasons=("because",),
     )
+
+
+def test_the_table_says_how_many_reasons_it_leaves_out_and_where_there_is_no_decision(capsys):
+    version = Version(
+        version=1, fingerprint="a", uri="/r/stage2/a", step="stage2", root="/r", run="1",
+        created="2026-01-01T00:00:00+00:00", aliases=("champion",),
+    )  # fmt: skip
+    one = decided(1, "promoted", "a").model_copy(update={"reasons": ("better",) * 6})
+    show([version], [one], "/r")
+    assert "better and 5 more" in capsys.readouterr().out
+    show([version], [], "/misspelt")
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == "no decisions in /misspelt" and "champion" in out
 
 
 def test_a_decision_is_written_once(tmp_path):

@@ -35,6 +35,7 @@ from tasks.report.curves import Curve, smoothed
 from tasks.report.looks import chosen
 from tasks.report.markdown import table
 from tasks.report.origin import portable
+from tasks.report.origin_words import flat, steps_table
 from tasks.report.pictures import find_images
 from tasks.report.rows import _worst_batch
 from tasks.report.words import interval, sentence
@@ -127,6 +128,15 @@ def test_phones_get_their_width_and_every_picture_has_a_description(folder):
     assert views[0].get("content") == "width=device-width, initial-scale=1"
     images = list(tree.iter("img"))
     assert len(images) > 10 and all(image.get("alt") for image in images)
+
+
+def test_no_number_loses_its_column_where_a_phone_stacks_a_table(folder):
+    stacked = [t for t in page(folder).iter("table") if "stack" in t.get("class", "").split()]
+    assert len(stacked) > 8
+    for one in stacked:
+        heads = ["".join(head.itertext()) for head in one.find("thead/tr")]
+        for cell in one.findall("tbody/tr/td"):
+            assert cell.get("data-label") or cell.get("class") == "bare", heads
 
 
 def test_same_inputs_give_the_same_bytes_in_another_process_and_time_zone(run, folder, tmp_path):
@@ -363,7 +373,7 @@ def test_asked_and_achieved_are_shown_per_epoch_type_level_and_source(run, folde
         if line.get("data-order") == "stage2"
     ]
     assert ["source signs", "42", "42", "18", "18"] in shown
-    assert ["4", "12", "6", "0.5 : 1", "0.5 : 1"] in shown
+    assert ["epoch 4", "12", "6", "0.5 : 1", "0.5 : 1"] in shown
     assert len(shown) == 5 + 4
     table = tables_for_page(report(CONFIG, inputs, store=store), store=store).orders
     assert [row["what"] for row in table[:5]] == [f"epoch {n}" for n in (1, 2, 3, 4)] + [
@@ -416,6 +426,20 @@ def test_tables_for_the_page_say_what_the_numbers_say(run, folder):
     assert "![types-obeyed](plots/types-obeyed.svg)" in (folder / "report.md").read_text()
     for target in re.findall(r"\]\((.+?)\)", (folder / "report.md").read_text()):
         assert (folder / target).is_file()
+
+
+def test_the_text_says_the_lock_the_machine_the_seed_and_every_setting(folder):
+    told, text = numbers(folder)["origin"], (folder / "report.md").read_text()
+    for versions in told["versions"]:
+        assert f"| lock | sha256 {versions['lock']} |" in text
+    for host in told["hosts"]:
+        assert f"| hardware | {host['cpus']} × {host['cpu']}, {host['memory_gib']} GiB" in text
+    assert "| seeds |" in text
+    for step in (step for step in told["steps"] if step["config"]):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"- {step['role']}: ")]
+        assert all(f"{name} = {value}" in line for name, value in flat(step["config"]))
+    bare = {**told, "steps": [{**told["steps"][0], "commit": None}]}
+    assert steps_table(bare)[0]["commit"] == "not recorded"
 
 
 def test_a_cell_cannot_break_out_of_a_markdown_table():

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -14,13 +15,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from flows.cli.settings import connect, reach
 from infra.process import alive, started
 from infra.servers.ask import ask
 from infra.servers.deployments import ZOMBIES, deploy, ensure_automation, ensure_pool, stale
 from infra.servers.health import healthy
-from infra.servers.orphans import RUN_ID, end_orphans
+from infra.servers.orphans import FLOWS, RUN_ID, end_orphans
 from infra.servers.run import HOME as HOME_VARIABLE
 from infra.servers.run import family, lingering
 from infra.servers.settings import prefect_url, settings
@@ -170,6 +172,13 @@ def test_a_run_of_this_folder_uses_its_servers(town: Path, monkeypatch: pytest.M
     done = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split()[-1].endswith(f":{servers(town)['ray'].ports['ray_head']}")
+
+
+def test_the_dead_runs_of_every_deployed_flow_are_looked_for() -> None:
+    plan = yaml.safe_load((HOME / "prefect.yaml").read_text())
+    entries = [deployed["entrypoint"].rpartition(".") for deployed in plan["deployments"]]
+    flows = [getattr(importlib.import_module(module), name) for module, _, name in entries]
+    assert {flow.name for flow in flows} == set(FLOWS)
 
 
 def test_orphaned_runs_are_crashed_and_free_their_place(town: Path) -> None:

@@ -20,7 +20,7 @@ from infra.parts import write_parts
 from infra.store import Store
 from model.calibration import threshold_at
 from schemas.artifact import Artifact
-from schemas.config import BalanceConfig, EvaluateConfig
+from schemas.config import BalanceConfig, EvaluateConfig, SourceConfig
 from schemas.errors import ConfigError, DataError, TrainingError
 from schemas.samples import ROWS
 from schemas.sweep import POINTS, SWEEP_METRICS, StageResult, SweepParameters, SweepPoint
@@ -372,6 +372,7 @@ def test_table_page_and_plots_of_a_sweep_say_the_same_and_repeat_to_the_byte(tmp
     for told in (page, text):
         assert "440 an epoch" in told
         assert "Not comparable" in told
+        assert "equally many steps (380 in stage 1, 160 in stage 2);" in told
         assert "1,668.6" in told or "1668.6" in told
         assert "set on the evaluated items" in told
     assert page.count("data:image/png;base64,") == 2
@@ -450,6 +451,26 @@ def test_impossible_parameters_are_refused_at_submission_and_again_in_the_flow(w
     assert validate(wrong, schema)
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         SweepParameters.checked({"ratios": [1], "seeds": [1], **wrong})
+
+
+def test_an_address_that_is_no_cluster_is_refused_at_submission():
+    from prefect.utilities.callables import parameter_schema
+    from prefect.utilities.schema_tools.validation import is_valid
+
+    from flows.ratio_sweep import ratio_sweep
+
+    schema = parameter_schema(ratio_sweep.fn).model_dump_for_openapi()
+    assert is_valid({"cluster": "127.0.0.1:6379"}, schema)
+    assert not is_valid({"cluster": "foo"}, schema)
+
+
+def test_a_source_that_is_not_there_ends_a_sweep_before_any_work(tmp_path: Path):
+    from flows.ratio_sweep import ratio_sweep
+
+    source = SourceConfig(format="table", uri=str(tmp_path / "no.csv"))
+    with pytest.raises(DataError, match=r"no\.csv' does not exist"):
+        ratio_sweep.fn(sources=(source,), root=str(tmp_path / "root"))
+    assert not (tmp_path / "root").exists()
 
 
 def test_nan_is_no_ratio():

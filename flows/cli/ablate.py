@@ -63,7 +63,7 @@ def ablate(  # noqa: PLR0913 - the options are the flow's parameters
             "hold_out_types": hold_out_types.split(",") if hold_out_types else [],
         }
     )
-    with started(choice, None) as (_, store):
+    with started(choice, None, cluster) as (_, store):
         given = {k: v for k, v in choice.parameters().items() if k not in ("method", "seed")}
         parameters: dict[str, Any] = {**given, **asked.model_dump(), "cluster": cluster}
 

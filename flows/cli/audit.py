@@ -75,7 +75,7 @@ def audit(  # noqa: PLR0913 - the options are the flow's parameters and the audi
     asked = {"splits": split or None, "margin": margin, "images": images, "blur": blur}
     given = model_address(model, artifact) if model or artifact else ""
     _check_choice(choice, given)
-    with started(choice, "stage1") as (config, store):
+    with started(choice, "stage1", cluster) as (config, store):
         found = _audited(config, store, _changed(config.audit, asked), given, cluster)
     _tell(found, store, json=json)
 

@@ -14,8 +14,8 @@ SHORT = 10
 VERDICT = {True: "yes", False: "NO", None: "not judged"}
 
 
-def show(versions: Sequence[Version], decisions: Sequence[Decision]) -> None:
-    """All versions, then all decisions."""
+def show(versions: Sequence[Version], decisions: Sequence[Decision], root: str) -> None:
+    """All versions, then all decisions of a root."""
     terminal = console(TABLE_WIDTH)
     if not versions and not decisions:
         terminal.print("no model is registered yet: psavlm run and psavlm promote do it")
@@ -26,10 +26,13 @@ def show(versions: Sequence[Version], decisions: Sequence[Decision]) -> None:
         aliases = ", ".join(version.aliases)
         table.add_row(str(version.version), aliases, model, _when(version.created), version.uri)
     terminal.print(table)
+    if not decisions:
+        terminal.print(f"no decisions in {root}", soft_wrap=True)
+        return
     table = _table("decisions", "no.", "time", "what", "candidate", "against", "why")
     for one in decisions:
         against = f"{one.opponent} {_model(one.reference)}"
-        why = one.reasons[0] + (f" (+ {len(one.reasons) - 1})" if len(one.reasons) > 1 else "")
+        why = one.reasons[0] + (f" and {len(one.reasons) - 1} more" if len(one.reasons) > 1 else "")
         what, candidate = one.action.replace("_", " "), _model(one.candidate)
         table.add_row(str(one.number), _when(one.time), what, candidate, against, why)
     terminal.print(table)

@@ -10,12 +10,14 @@ Root = Annotated[str, typer.Option(help="Where artifacts go: a folder or s3://bu
 Source = Annotated[
     list[str] | None,
     typer.Option(
+        # Short, so that 80 columns hold the longest option's whole name.
+        metavar="<str>",
         help="A data set, such as format=table,uri=my.csv. Repeatable; replaces the preset's "
-        "sources."
+        "sources.",
     ),
 ]
 Base = Annotated[
-    str, typer.Option(help="Base model: a folder, s3://bucket/folder or hub name[@revision].")
+    str, typer.Option(help="Base model: a folder, s3://bucket/folder or hub name\\[@revision].")
 ]
 Method = Annotated[
     str, typer.Option(help="Method: a shipped variant or a .toml file; empty is the preset's own.")

@@ -63,7 +63,7 @@ def plan(  # noqa: PLR0913 - the options are those of a run
         _check_alone(context)
         show_recipe(recipe, json=json)
         return
-    from flows.parameters import check_inputs, checked_until, configured
+    from flows.parameters import check_inputs, checked_cluster, checked_until, configured
     from flows.plan import planned
 
     choice = Choice(
@@ -71,6 +71,7 @@ def plan(  # noqa: PLR0913 - the options are those of a run
     )
     config = configured(choice.parameters())
     checked_until(until, config)
+    checked_cluster(cluster)
     check_inputs(config)
     told = planned(config, root=root, until=until, promote=promote)
     if json:
@@ -103,9 +104,11 @@ def _show(plan: "Plan") -> None:
     for name in ("rows", "time", "disk"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("what")
+    stopped = False
     for step in plan.steps:
         cost = (duration(step.seconds), size(step.bytes)) if not step.reused else ("", "")
-        state = "reused" if step.reused else "run"
+        state = "not reached" if stopped else "reused" if step.reused else "run"
+        stopped = stopped or bool(step.problem)
         table.add_row(step.name, state, _rows(step), *cost, _what(step))
     terminal.print(table)
     for line in summary(plan):
@@ -157,6 +160,10 @@ def summary(plan: "Plan") -> list[str]:
         lines.append(f"then the gate ({plan.gate}) decides on the model, always anew")
     if plan.free_bytes is not None:
         lines.append(f"free on this disk: {size(plan.free_bytes)}")
+        if plan.totals.bytes is not None and plan.totals.bytes > plan.free_bytes:
+            lines[-1] += ": TOO LITTLE; make room, or give another --root"
+    if plan.problem:
+        lines.append(f"this run will fail at {plan.problem}")
     return lines
 
 

@@ -63,7 +63,7 @@ def probe(  # noqa: PLR0913 - the options are the flow's parameters
         choice = Choice(
             preset, root, source, base, name, clean_per_unsafe, stage2_clean_per_unsafe, seed
         )
-        with started(choice, "stage1") as (config, store):
+        with started(choice, "stage1", cluster) as (config, store):
             made = _stage1(config, store, cluster)
             models[label(name)] = made["stage1"]
     _tell(_probed(config, made, models, seed, store), store, json=json)

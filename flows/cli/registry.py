@@ -81,9 +81,10 @@ def registry(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     from infra.store import Store
 
     reach(root)
-    decisions, versions = read_decisions(Store(root).root), Registry().versions()
+    place = Store(root).root
+    decisions, versions = read_decisions(place), Registry().versions()
     if not json:
-        history.show(versions, decisions)
+        history.show(versions, decisions, place)
         return
     line = {
         "versions": [version.model_dump(mode="json") for version in versions],
@@ -99,7 +100,7 @@ def _promote(choice: Choice, *, cluster: str, dry_run: bool, again: bool) -> "De
     from schemas.gate import load_gate
     from tasks.promote import promote as decide
 
-    with started(choice, "promote") as (config, store):
+    with started(choice, "promote", cluster) as (config, store):
         gate = load_gate(config.gate)
         steps = pipeline(config, store=store, do=told(plainly), cluster=cluster)
         try:

@@ -48,7 +48,7 @@ def run(  # noqa: PLR0913 - the options are the flow's parameters
     choice = Choice(
         preset, root, source, base, method, clean_per_unsafe, stage2_clean_per_unsafe, seed
     )
-    with started(choice, until) as (_, store):
+    with started(choice, until, cluster) as (_, store):
         asked = {**choice.parameters(), "cluster": cluster, "until": until, "promote": promote}
         _run(asked, store, json=json)
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from schemas.errors import ServerError, StorageError
+from schemas.errors import ConfigError, ServerError, StorageError
 
 SETTINGS = {
     "DO_NOT_TRACK": "1",
@@ -77,6 +77,7 @@ def prefect_api() -> Iterator[None]:
     """Prefect's API for a flow that is called here: of `connect`'s choice, or a temporary one.
 
     Raises:
+        ConfigError: a parameter that the flow refuses.
         StorageError: Prefect's folder cannot be made.
         ServerError: no server answers, or the temporary one does not come up.
     """
@@ -89,7 +90,8 @@ def prefect_api() -> Iterator[None]:
     if url != "":
         if url:
             _check_answers(url)
-        yield
+        with _refusals():
+            yield
         return
     say("starting Prefect's temporary server")
     with temporary(home) as server:
@@ -97,7 +99,20 @@ def prefect_api() -> Iterator[None]:
         import prefect  # noqa: F401 - takes seconds, while the server starts
 
         server.wait()
+        with _refusals():
+            yield
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Tell in one line what of a flow's parameters Prefect refuses by a traceback."""
+    from prefect.exceptions import ParameterTypeError
+
+    try:
         yield
+    except ParameterTypeError as error:
+        told = " ".join(str(error).split())
+        raise ConfigError(f"{told}; see --help for what may be given") from error
 
 
 def _check_answers(url: str) -> None:

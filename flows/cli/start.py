@@ -14,19 +14,21 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def started(choice: Choice, until: str | None) -> Iterator[tuple["PipelineConfig", "Store"]]:
+def started(
+    choice: Choice, until: str | None, cluster: str = ""
+) -> Iterator[tuple["PipelineConfig", "Store"]]:
     """The run's config and its checked root.
 
     A body that fails before it has stored anything leaves no new folder, the root included.
 
     Raises:
-        ConfigError: a wrong parameter or preset, no such step, no such base model.
+        ConfigError: a wrong parameter, preset or cluster, no such step, no such base model.
         DataError: a source's file or image folder does not exist.
         StorageError: the root cannot be written.
         ServerError: the Prefect server that has the credentials does not answer.
     """
     from flows.cli.settings import connect
-    from flows.parameters import check_inputs, checked_until, configured
+    from flows.parameters import check_inputs, checked_cluster, checked_until, configured
     from infra.store import Store
     from tasks.credentials import use_credentials
     from tasks.progress import say
@@ -35,6 +37,7 @@ def started(choice: Choice, until: str | None) -> Iterator[tuple["PipelineConfig
     use_credentials()
     config = configured(choice.parameters())
     checked_until(until, config)
+    checked_cluster(cluster)
     store = Store(choice.root)
     check_inputs(config)
     folders = [] if "://" in store.root else [Path(store.root), *Path(store.root).parents]

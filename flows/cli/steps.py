@@ -71,7 +71,7 @@ def _bring_up_to_date(name: str, choice: Choice, *, cluster: str, json: bool) ->
     from flows.told import told
     from infra import ray_cluster
 
-    with started(choice, name) as (config, store):
+    with started(choice, name, cluster) as (config, store):
         steps = pipeline(config, store=store, do=told(plainly), cluster=cluster)
         try:
             artifacts = up_to(steps, checked_until(name, config))

@@ -63,7 +63,7 @@ def sweep(  # noqa: PLR0913 - the options are the flow's parameters
             "false_positive_rate": false_positive_rate,
         }
     )
-    with started(choice, None) as (_, store):
+    with started(choice, None, cluster) as (_, store):
         given = {
             k: v for k, v in choice.parameters().items() if k not in ("clean_per_unsafe", "seed")
         }

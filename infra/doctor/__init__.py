@@ -4,7 +4,7 @@ from pathlib import Path
 
 from infra.doctor.check import Check
 from infra.doctor.machine import cores, disk, gpu, lock, memory, python
-from infra.doctor.services import ports, root_folder, running
+from infra.doctor.services import ports, registry, root_folder, running
 from infra.servers.specs import SPECS
 
 __all__ = ["Check", "examine"]
@@ -15,11 +15,12 @@ def examine(home: Path, root: str) -> list[Check]:
     return [
         python(),
         lock(home),
-        disk(home),
+        disk(home, root),
         memory(),
         cores(),
         gpu(),
         root_folder(root),
+        registry(),
         ports(home),
         *(running(spec, home) for spec in SPECS),
     ]

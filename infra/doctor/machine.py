@@ -51,9 +51,11 @@ def lock(home: Path) -> Check:
     return fine("lock", f"{sum(map(bool, have.values()))} packages as in constraints.txt")
 
 
-def disk(home: Path) -> Check:
-    """Free space where `.psavlm` lies."""
-    free = shutil.disk_usage(home).free / GB
+def disk(home: Path, root: str) -> Check:
+    """Free space where the root lies or would lie; for one in a bucket where `.psavlm` does."""
+    place = home if "://" in root else home / Path(root).expanduser()
+    place = next(folder for folder in (place, *place.parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free / GB
     said = f"{free:.0f} GB free"
     if free < DISK_GB:
         return broken("disk", said, f"make room: a tiny run needs {DISK_GB} GB")

@@ -4,7 +4,10 @@ from pathlib import Path
 
 from infra.address import checked_address
 from infra.doctor.check import Check, broken, fine, note
+from infra.faults import without_secrets
 from infra.probe import probe
+from infra.registry import Registry
+from infra.registry.connect import is_local
 from infra.servers.health import healthy
 from infra.servers.ports import asked, check_free
 from infra.servers.settings import settings
@@ -24,6 +27,19 @@ def root_folder(root: str) -> Check:
     if not exclusive:
         return note("root", f"{address} ignores If-None-Match", "run one pipeline at a time on it")
     return fine("root", f"{address} can be written, conditional put holds")
+
+
+def registry() -> Check:
+    """Whether the model registry answers; the database of this folder needs no server."""
+    place = Registry()
+    if is_local(place.uri):
+        return fine("registry", "a database of this machine")
+    try:
+        known = len(place.versions())
+    except StorageError as error:
+        found, _, remedy = str(error).rpartition("; ")
+        return broken("registry", found, remedy)
+    return fine("registry", f"{without_secrets(place.uri)} answers, {known} versions")
 
 
 def ports(home: Path) -> Check:

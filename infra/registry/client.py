@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 class Registry:
     """The registry at an MLflow tracking address; see `connect.tracking_uri` for the default.
 
-    Every method raises StorageError where MLflow cannot be reached or used.
+    Every method raises OutageError where MLflow cannot be reached, StorageError where it cannot be
+    used.
     """
 
     uri: str = field(default_factory=tracking_uri)

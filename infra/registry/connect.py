@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from schemas.errors import StorageError
+from schemas.errors import OutageError, StorageError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +25,8 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
+# What MLflow calls a server or a database that does not answer; other codes are answers.
+OUTAGES = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
 _SQLITE = "sqlite:///"
 _SECRET = re.compile(r"://[^/@\s]+@")
 
@@ -33,6 +35,14 @@ def tracking_uri() -> str:
     """Where the registry is: MLFLOW_TRACKING_URI, or the database of `.psavlm/` here."""
     own = _SQLITE + str((STATE / DATABASE).absolute())
     return os.environ.get("MLFLOW_TRACKING_URI") or own
+
+
+def page_address(local: str) -> str:
+    """Where people look at the registry: its server's page, or `local` for the database here."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return local
+    return _SECRET.sub("://", uri).rstrip("/") if uri.startswith(("http://", "https://")) else ""
 
 
 def is_local(uri: str) -> bool:
@@ -99,7 +109,8 @@ def told(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         text = _SECRET.sub("://", " ".join(str(error).split()))
-        raise StorageError(
+        kind = OutageError if error.error_code in OUTAGES else StorageError
+        raise kind(
             f"the registry at {_SECRET.sub('://', uri)} cannot be used: {text:.300}; check that it "
             "is up (make up) and MLFLOW_TRACKING_URI"
         ) from None

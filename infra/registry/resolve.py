@@ -18,9 +18,11 @@ def resolve_model(name: str, *, registry: Registry | None = None) -> str:
     if version is None:
         known = [str(v.version) for v in registry.versions()]
         pointed = [alias for alias in ALIASES if alias in registry.aliases()]
-        have = ", ".join([*pointed, *known]) or "nothing yet (psavlm promote puts models there)"
+        have = ", ".join([*pointed, *known])
+        told = f"it has {have}. Give one of these, or" if have else "it has nothing yet. Give"
+        also = "psavlm registry shows all" if have else "psavlm run or promote puts models there"
         raise ConfigError(
-            f"the registry has no model {name!r}; it has {have}. Give one of these, or the address "
-            "root/step/fingerprint of an artifact; psavlm registry shows all"
+            f"the registry has no model {name!r}; {told} the address root/step/fingerprint of an "
+            f"artifact; {also}"
         )
     return version.uri

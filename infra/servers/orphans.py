@@ -17,7 +17,7 @@ import psutil
 from infra.servers.ask import ask
 from infra.servers.run import HOME, PATIENCE_S, descent, end
 
-FLOWS = ("psavlm", "psavlm-sweep", "psavlm-ablation")
+FLOWS = ("psavlm", "psavlm-sweep", "psavlm-ablation", "psavlm-compare")
 OPEN = ("PENDING", "RUNNING", "CANCELLING")
 # Between its state and its process's number a run is nobody's for a moment.
 YOUNG_S = 60.0

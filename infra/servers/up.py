@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from infra.ray_cluster import own_settings
-from infra.servers.deployments import checked_plan, deploy, ensure_automation, ensure_pool, stale
+from infra.servers.deployments import (
+    PLAN,
+    checked_plan,
+    deploy,
+    ensure_automation,
+    ensure_pool,
+    stale,
+)
 from infra.servers.health import SILENT, api, healthy
 from infra.servers.orphans import end_orphans
 from infra.servers.ports import asked, check_free, check_same
@@ -99,7 +106,7 @@ class _Start:
     def deploy(self) -> None:
         address = api(self.root)
         if stale(self.root, address):
-            self.say("deploying full-pipeline, ratio-sweep and ablation")
+            self.say(f"deploying the flows of {PLAN}")
             ports = {spec.name: servers(self.root)[spec.name].ports for spec in SPECS}
             deploy(self.root, address, _environment(self.root, self.environment, ports))
 

@@ -17,7 +17,7 @@ from tasks.ablation.table import Tables, ablation_rows, flat, table_schema
 from tasks.evaluate.step import ITEMS
 from tasks.sweep.files import LATEX, PAGE, TEXT, percent, read_rows, write_table
 
-STEP, VERSION = "ablation", 2
+STEP, VERSION = "ablation", 3
 
 
 def ablation_table(

@@ -23,7 +23,7 @@ from tasks.evaluate.step import ITEMS
 from tasks.promote.evidence import ITEM, JUDGED
 from tasks.promote.questions import Rows
 
-STEP, VERSION = "compare", 1
+STEP, VERSION = "compare", 2
 TEXT, PAGE = "compare.md", "compare.html"
 COLUMNS = [*ITEM, "judge", *JUDGED, "answer"]
 

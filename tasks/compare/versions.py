@@ -19,7 +19,7 @@ from tasks.evaluate.step import ITEMS, read_report
 from tasks.promote.evidence import ITEM
 from tasks.promote.questions import QUESTIONS
 
-STEP, VERSION = "history", 1
+STEP, VERSION = "history", 2
 JSON, TEXT, PAGE = "history.json", "history.md", "history.html"
 FIRST = "risky_obeyed"
 

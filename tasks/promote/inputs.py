@@ -19,6 +19,7 @@ class PromoteInputs(Frozen):
         evaluate: how items are asked.
         encode: how images are encoded for a champion of another base.
         report: of the run, for the registry.
+        preset: of the run, for the registry: a shipped name or a file's.
     """
 
     model: Artifact
@@ -31,3 +32,4 @@ class PromoteInputs(Frozen):
     evaluate: EvaluateConfig = EvaluateConfig()
     encode: EncodeConfig = EncodeConfig()
     report: Artifact | None = None
+    preset: str = ""

@@ -5,7 +5,8 @@ from typing import Any
 
 from infra.registry import Registry, Run
 from infra.store import Store, open_artifact
-from schemas.artifact import Artifact
+from schemas.artifact import Artifact, Manifest
+from schemas.config import Stage
 from schemas.decision import ModelRef, Version
 from schemas.errors import StorageError
 from tasks.evaluate.step import REPORT, read_report
@@ -13,7 +14,7 @@ from tasks.progress import say
 from tasks.promote.history import History
 from tasks.promote.inputs import PromoteInputs
 
-# Of a report the pages and tables, not what lies below.
+# Of a report the pages, the numbers, and the plots that they show.
 SHOWN = (".html", ".md", ".csv", ".json", ".png", ".svg")
 CANDIDATE = "candidate"
 
@@ -21,6 +22,8 @@ CANDIDATE = "candidate"
 def register(registry: Registry, inputs: PromoteInputs, *, store: Store) -> Version:
     """The candidate's version, with its evaluation's numbers and the report in its run."""
     run = _model_run(inputs.model, store)
+    if inputs.preset:
+        run.tags["preset"] = inputs.preset
     report = read_report(inputs.evaluation, store=store)
     for name, metric in report.metrics.items():
         run.metrics[name] = metric.value
@@ -101,7 +104,7 @@ def _model_run(model: Artifact, store: Store) -> Run:
     return Run(
         key=model.fingerprint,
         name=f"{model.step} {model.fingerprint[:8]}",
-        params=dict(_flat(manifest.config)),
+        params={**dict(_flat(manifest.config)), **_ratios(model, store)},
         tags=tags,
         texts={"manifest.json": manifest.model_dump_json(indent=1)},
     )
@@ -116,5 +119,26 @@ def _flat(tree: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:
 
 
 def _pages(folder: Path) -> dict[str, Path]:
-    files = sorted(path for path in folder.iterdir() if path.suffix in SHOWN)
-    return {f"report/{path.name}": path for path in files}
+    files = sorted(path for path in folder.rglob("*") if path.suffix in SHOWN)
+    return {f"report/{path.relative_to(folder).as_posix()}": path for path in files}
+
+
+def _ratios(model: Artifact, store: Store) -> dict[str, float]:
+    """Clean per unsafe asked of each stage's training order, as the flow's parameters call it."""
+    manifest: Manifest | None = store.manifest(model)
+    found = {}
+    while manifest is not None:
+        order = _parent(manifest, "balanced", store)
+        if order is not None:
+            before = f"{Stage.ALIGNMENT}_" if manifest.step == Stage.ALIGNMENT else ""
+            found[f"{before}clean_per_unsafe"] = order.config["clean_per_unsafe"]
+        manifest = _parent(manifest, "start", store)
+    return found
+
+
+def _parent(manifest: Manifest, role: str, store: Store) -> Manifest | None:
+    """What an artifact was made from in that role; None if it has none, or it is gone."""
+    if role not in manifest.parents:
+        return None
+    found = store.find(*manifest.parents[role].split("/"))
+    return store.manifest(found) if found else None

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 HEIGHT = 3.3  # inches
+LOW = 0.08
 TICKS = (0, 1, 2, 5, 10, 20, 50, 100)  # of clean items flagged, in per cent
 ABOVE = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0}
 
@@ -39,8 +40,9 @@ def _reliability(axes: "Axes", told: dict[str, Any]) -> None:
     axes.plot(scores, [one["risky"] for one in bins], "o", color=ARMS[2], ms=5.5, label="found",
               clip_on=False)  # fmt: skip
     for one in bins:
+        below = one["risky"] > LOW  # a count below a low point would stand on the axis
         axes.annotate(str(one["n"]), (one["score"], one["risky"]), textcoords="offset points",
-                      xytext=(7, -11), fontsize=8, color=QUIET)  # fmt: skip
+                      xytext=(7, -11 if below else 5), fontsize=8, color=QUIET)  # fmt: skip
     _square(axes)
     axes.set_xlabel("the guard's risk score, mean of a bin")
     axes.set_ylabel("share of its items that are risky")

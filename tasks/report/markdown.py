@@ -6,6 +6,7 @@ from typing import Any
 from tasks.report import published
 from tasks.report.benchmarks import headings as benchmark_headings
 from tasks.report.depth_words import headings
+from tasks.report.origin_words import settings, shared_table, steps_table
 from tasks.report.words import arm_name, counted, interval, ratio
 
 NOTE = (
@@ -176,22 +177,12 @@ def _losses(numbers: dict[str, Any]) -> list[Row]:
 
 
 def _origin(numbers: dict[str, Any]) -> list[str]:
-    rows = [
-        {
-            "role": step["role"],
-            "address": f"`{step['address']}`",
-            "commit": commit(step),
-        }
-        for step in numbers["origin"]["steps"]
-    ]
-    return ["## Where it comes from", table(rows)] if rows else []
-
-
-def commit(step: dict[str, Any]) -> str:
-    """A step's commit, shortened; `+` behind it where the checkout had changes of its own."""
-    if not step["commit"]:
-        return "-"
-    return f"{step['commit'][:12]}{'+' if step['dirty'] else ''}"
+    told = numbers["origin"]
+    if not (rows := steps_table(told)):
+        return []
+    shared = [table(found)] if (found := shared_table(told)) else []
+    lines = ["### Steps", table(rows), "### Settings", "\n".join(settings(told))]
+    return ["## Where it comes from", *shared, *lines]
 
 
 def _cell(row: dict[str, Any], arm: str) -> str:

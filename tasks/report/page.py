@@ -10,7 +10,8 @@ from typing import Any
 
 from tasks.report import published, words
 from tasks.report.benchmarks import blocks
-from tasks.report.markdown import NOTE, commit
+from tasks.report.markdown import NOTE
+from tasks.report.origin_words import commit, flat
 from tasks.report.plots import ARMS
 
 TEMPLATE, LOOKS = "template.html.j2", "page.css"
@@ -53,18 +54,6 @@ def page(numbers: dict[str, Any], charts: Mapping[str, str], pictures: Mapping[s
         commit=commit,
         flat=flat,
     )
-
-
-def flat(value: Any, *, prefix: str = "") -> list[tuple[str, str]]:
-    """Settings as (dotted name, text) pairs, for reading."""
-    if isinstance(value, dict) and value:
-        found = (flat(part, prefix=f"{prefix}{name}.") for name, part in value.items())
-        return [pair for pairs in found for pair in pairs]
-    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
-        numbered = {str(number): part for number, part in enumerate(value)}
-        return flat(numbered, prefix=prefix)
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return [(prefix.removesuffix("."), text)]
 
 
 def _uri(kind: str, data: bytes) -> str:

@@ -34,7 +34,8 @@ def as_markdown(document: Document) -> str:
     told = [line.replace("|", "\\|").replace("<", "&lt;") for line in document.told]
     parts = [f"# {document.title}", *told, f"![{document.plot}]({WIDE}.png)"]
     for section in document.sections:
-        lines = [section.header, ["---:"] * len(section.header), *section.lines]
+        rule = ["---" if word else "---:" for word in worded(section)]
+        lines = [section.header, rule, *section.lines]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         parts += [f"## {section.title}", *filter(None, [section.remark]), table]
     return "\n\n".join(parts) + "\n"
@@ -47,8 +48,19 @@ def as_html(document: Document, layouts: Sequence[Layout], folder: Path) -> str:
     page = Environment(loader=PackageLoader("tasks.sweep", ""), autoescape=True)
     wide, narrow = (_data((folder / f"{x.name}.png").read_bytes()) for x in layouts)
     return page.get_template("page.html.j2").render(
-        **document._asdict(), wide=wide, narrow=narrow, end=layouts[0].width
+        **document._asdict(),
+        worded=list(map(worded, document.sections)),
+        wide=wide,
+        narrow=narrow,
+        end=layouts[0].width,
     )
+
+
+def worded(section: Section) -> list[bool]:
+    """Which columns hold words, not numbers: every cell begins with a letter."""
+    return [
+        all(line[at][:1].isalpha() for line in section.lines) for at in range(len(section.header))
+    ]
 
 
 def cell(metric: Metric) -> str:

@@ -53,7 +53,7 @@ def _told(rows: Sequence[SweepRow], sweep: SweepParameters) -> list[str]:
     whole = [row for row in rows if row.seed is None]
     sizes = sorted({(row.unsafe_items or 0) + (row.clean_items or 0) for row in whole})
     steps = ", ".join(
-        f"{row.steps} steps {STAGE_NAMES[row.stage]}"
+        f"{row.steps} in stage {row.stage[-1]}"
         for row in {row.stage: row for row in whole}.values()
     )
     rate = f"{100 * sweep.false_positive_rate:g} %"

@@ -13,7 +13,7 @@ from tasks.evaluate.points import read_points
 from tasks.sweep.files import PAGE, TEXT, percent, read_rows, write_table
 from tasks.sweep.table import flat, sweep_rows, table_schema
 
-STEP, VERSION = "sweep", 1
+STEP, VERSION = "sweep", 2
 
 
 def sweep_table(
