@@ -47,6 +47,11 @@ class Job(Frozen):
     progress: str
 
     @property
+    def run(self) -> str:
+        """The name of the run's folder, `{step}-{fingerprint}`."""
+        return self.progress.split("/")[-2]
+
+    @property
     def stop(self) -> str:
         """A file whose being there asks the run to end with a checkpoint."""
         return f"{self.progress.rpartition('/')[0]}/{STOP}"
