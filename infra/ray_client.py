@@ -1,6 +1,7 @@
 """A client of a cluster's jobs API that gives up in time, and whose errors say what to do."""
 
 import contextlib
+import logging
 import os
 import re
 import threading
@@ -20,6 +21,7 @@ ANSWER_S, TOO_FAR_S = 30.0, 300.0
 SERVER_FAULT = 500
 # Ray lets these override the address that it is given.
 _OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_TALKERS = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 _STATUS = re.compile(r"status code (\d{3})")
 # The environment belongs to all threads.
 _naming = threading.Lock()
@@ -35,6 +37,9 @@ def connect(address: str, *, state: Path = Path(".psavlm")) -> "JobSubmissionCli
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    for talker in _TALKERS:
+        logging.getLogger(talker).setLevel(logging.WARNING)
+
     class Patient(JobSubmissionClient):
         """Ray's own waits for ever where a connection dies without a word."""
 
@@ -46,8 +51,8 @@ def connect(address: str, *, state: Path = Path(".psavlm")) -> "JobSubmissionCli
             client = Patient(address)
     except AuthenticationError:
         raise ConfigError(
-            f"the cluster at {address} refuses the token: give its own by RAY_AUTH_TOKEN_PATH (a "
-            "file) or RAY_AUTH_TOKEN"
+            f"the cluster at {address} wants its own token: give it by RAY_AUTH_TOKEN_PATH (a file) "
+            "or RAY_AUTH_TOKEN"
         ) from None
     except (*troubles(), KeyError) as error:
         raise ConfigError(

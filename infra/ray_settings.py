@@ -5,9 +5,10 @@ import secrets
 from pathlib import Path
 from urllib.parse import urlsplit
 
+MODE = "RAY_AUTH_MODE"
 LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "token",
+    MODE: "token",
     # With the default 2 s a worker killed right after report() resumes one checkpoint back.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
@@ -20,6 +21,7 @@ OWN = "PSAVLM_CLUSTER"
 # Ray's own sign, in a process that a cluster has started as a job.
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+RAYS_OWN = Path(".ray/auth_token")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -36,8 +38,7 @@ def prepare(state: Path) -> None:
     A process that a cluster runs as a job keeps the cluster's own way to tell who it is.
     """
     if JOB in os.environ:
-        settings = {k: v for k, v in LOCAL_ENVIRONMENT.items() if k != "RAY_AUTH_MODE"}
-        _default(settings)
+        _default({k: v for k, v in LOCAL_ENVIRONMENT.items() if k != MODE})
         return
     _default(LOCAL_ENVIRONMENT)
     if not any(name in os.environ for name in TOKENS):
@@ -47,13 +48,15 @@ def prepare(state: Path) -> None:
 def prepare_to_ask(address: str, state: Path) -> None:
     """As `prepare`, for a cluster's jobs API: no token of this machine's is sent to another one.
 
-    Without RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH Ray itself looks for ~/.ray/auth_token.
+    Without RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH Ray itself looks for ~/.ray/auth_token. Where
+    there is none at all, no token is asked for: the cluster may not want one.
     """
-    _default(LOCAL_ENVIRONMENT)
     own = state / "ray-token"
     here = urlsplit(address).hostname in LOOPBACK
     if here and own.exists() and not any(name in os.environ for name in TOKENS):
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(own.resolve())
+    found = any(name in os.environ for name in TOKENS) or (Path.home() / RAYS_OWN).exists()
+    _default({k: v for k, v in LOCAL_ENVIRONMENT.items() if found or k != MODE})
 
 
 def _default(settings: dict[str, str]) -> None:

@@ -30,7 +30,7 @@ def shipped() -> dict[str, bytes]:
     }
     # With it `importlib.metadata` knows the project's version there, too.
     own = distribution("psavlm")
-    found[f"psavlm-{own.version}.dist-info/METADATA"] = (own.read_text("METADATA") or "").encode()
+    found[f"psavlm-{own.version}.dist-info/METADATA"] = str(own.metadata).encode()
     told = provenance()
     origin = {"commit": told["commit"], "dirty": told["dirty"]}
     found[ORIGIN] = json.dumps(origin).encode()

@@ -65,7 +65,7 @@ class Api:
         name = request.match_info["name"]
         if self.down:
             self.down -= 1
-            cut(request)
+            return cut(request)
         if name not in self.status:
             return web.Response(status=404, text="no such job")
         if self.status[name] == "RUNNING":
@@ -99,9 +99,11 @@ class Api:
         return web.json_response({"stopped": True})
 
 
-def cut(request: web.Request) -> None:
+def cut(request: web.Request) -> web.Response:
+    """Break the connection; what is returned goes nowhere."""
     assert request.transport is not None
     request.transport.abort()
+    return web.Response()
 
 
 @contextmanager

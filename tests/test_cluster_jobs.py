@@ -20,7 +20,7 @@ from infra import ray_client, ray_jobs, ray_log
 from infra.cluster_address import PATTERN, SHARED, check_cluster, takes_jobs
 from infra.ray_jobs import Order, run_job
 from infra.ray_log import error_line, failure
-from infra.ray_settings import JOB, OWN, TOKENS, prepare, prepare_to_ask
+from infra.ray_settings import JOB, MODE, OWN, TOKENS, prepare, prepare_to_ask
 from infra.shipment import PACKAGES, SUFFIXES, pack
 from infra.store import Store
 from schemas.artifact import Artifact
@@ -82,7 +82,7 @@ def test_the_same_code_is_the_same_zip(code, tmp_path):
 
 SEEN = """
 import json, sys
-import flows, tasks.train.remote, tasks.report
+import flows, tasks.submitted
 from infra.provenance import provenance
 from schemas.taxonomy import load_taxonomy
 from schemas.presets import Parameters, resolve
@@ -205,24 +205,26 @@ def test_other_libraries_are_told_by_name_and_version():
 @pytest.fixture
 def plain(monkeypatch, tmp_path) -> Path:
     """No token and no cluster of this machine's; what is set in the environment is undone."""
-    for name in (*TOKENS, "RAY_AUTH_MODE", JOB, OWN):
+    for name in (*TOKENS, MODE, JOB, OWN):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     return tmp_path
 
 
-def test_a_token_of_this_machine_is_not_sent_to_another(plain):
+def test_a_token_of_this_machine_is_not_sent_to_another(plain, monkeypatch):
     (plain / "ray-token").write_text("mine")
+    monkeypatch.setenv("HOME", str(plain))
     prepare_to_ask("http://head.example:8265", plain)
-    assert not any(name in os.environ for name in TOKENS)
+    assert not any(name in os.environ for name in (*TOKENS, MODE))
     prepare_to_ask("http://127.0.0.1:8265", plain)
     assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(plain / "ray-token")
+    assert os.environ[MODE] == "token"
 
 
 def test_a_job_keeps_the_token_of_its_cluster(plain, monkeypatch):
     monkeypatch.setenv(JOB, "{}")
     prepare(plain)
-    assert not any(name in os.environ for name in (*TOKENS, "RAY_AUTH_MODE"))
+    assert not any(name in os.environ for name in (*TOKENS, MODE))
     assert list(plain.iterdir()) == []
     monkeypatch.delenv(JOB)
     prepare(plain)
@@ -235,9 +237,12 @@ def test_a_job_keeps_the_token_of_its_cluster(plain, monkeypatch):
 @pytest.fixture
 def api(plain, monkeypatch) -> Iterator[Api]:
     for module, name, seconds in (
-        (ray_jobs, "POLL_S", 0.02), (ray_log, "AGAIN_S", 0.02), (ray_jobs, "TOO_FAR_S", 1.0),
+        (ray_jobs, "POLL_S", 0.02), (ray_log, "AGAIN_S", 0.02), (ray_jobs, "TOO_FAR_S", 0.2),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, seconds)
+    # Ray reads both once a process, and another test may have been the first to ask.
+    monkeypatch.setenv(MODE, "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "1" * 64)
     # It must not count beside the address that is given.
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with jobs_api(RAY) as found:

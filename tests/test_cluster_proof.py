@@ -223,4 +223,4 @@ def test_a_wrong_token_is_told(head: Head, presets: dict, asked: list[str], tmp_
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
         driver = begun("stage1", "--preset", presets["many"], *asked, cwd=tmp_path)
         out, _ = driver.communicate(timeout=300)
-    assert driver.returncode == 2 and "refuses the token" in json.loads(out)["message"]
+    assert driver.returncode == 2 and "wants its own token" in json.loads(out)["message"]
