@@ -51,8 +51,8 @@ def connect(address: str, *, state: Path = Path(".psavlm")) -> "JobSubmissionCli
             client = Patient(address)
     except AuthenticationError:
         raise ConfigError(
-            f"the cluster at {address} wants its own token: give it by RAY_AUTH_TOKEN_PATH (a file) "
-            "or RAY_AUTH_TOKEN"
+            f"the cluster at {address} wants its own token: give it by RAY_AUTH_TOKEN_PATH (a "
+            "file) or RAY_AUTH_TOKEN"
         ) from None
     except (*troubles(), KeyError) as error:
         raise ConfigError(

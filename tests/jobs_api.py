@@ -125,7 +125,7 @@ def jobs_api(ray: str) -> Iterator[Api]:
         ]
     )
     loop = asyncio.new_event_loop()
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=1.0)
     loop.run_until_complete(runner.setup())
     loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", port).start())
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -133,6 +133,7 @@ def jobs_api(ray: str) -> Iterator[Api]:
     try:
         yield api
     finally:
+        api.status = dict.fromkeys(api.status, "STOPPED")  # who follows a log is let go
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.run_until_complete(runner.cleanup())

@@ -237,7 +237,7 @@ def test_a_job_keeps_the_token_of_its_cluster(plain, monkeypatch):
 @pytest.fixture
 def api(plain, monkeypatch) -> Iterator[Api]:
     for module, name, seconds in (
-        (ray_jobs, "POLL_S", 0.02), (ray_log, "AGAIN_S", 0.02), (ray_jobs, "TOO_FAR_S", 0.2),
+        (ray_jobs, "POLL_S", 0.02), (ray_log, "AGAIN_S", 0.02), (ray_jobs, "TOO_FAR_S", 0.5),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, seconds)
     # Ray reads both once a process, and another test may have been the first to ask.
