@@ -236,10 +236,8 @@ def test_a_job_keeps_the_token_of_its_cluster(plain, monkeypatch):
 
 @pytest.fixture
 def api(plain, monkeypatch) -> Iterator[Api]:
-    for module, name, seconds in (
-        (ray_jobs, "POLL_S", 0.02), (ray_log, "AGAIN_S", 0.02), (ray_jobs, "TOO_FAR_S", 0.5),
-    ):  # fmt: skip
-        monkeypatch.setattr(module, name, seconds)
+    monkeypatch.setattr(ray_jobs, "POLL_S", 0.02)
+    monkeypatch.setattr(ray_log, "AGAIN_S", 0.02)
     # Ray reads both once a process, and another test may have been the first to ask.
     monkeypatch.setenv(MODE, "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "1" * 64)
@@ -287,14 +285,18 @@ def test_a_connection_that_breaks_is_taken_up_again(api, wanted):
     assert told[0] == "job stage1-key-1 is running already; rejoined"
 
 
-def test_a_cluster_that_stays_away_is_told_and_its_job_left_alone(api, wanted):
+def test_a_cluster_that_stays_away_is_told_and_its_job_left_alone(api, wanted, monkeypatch):
+    monkeypatch.setattr(ray_jobs, "TOO_FAR_S", 0.2)
+    monkeypatch.setattr(ray_log, "LAST_S", 0.1)
     api.down = 10**9
     with pytest.raises(TrainingError, match=r"has not answered .* the same command rejoins it"):
         run_job(api.address, wanted, tell=lambda line: None)
     assert api.stopped == [] and api.status == {"stage1-key-1": "RUNNING"}
 
 
-def test_a_cluster_that_has_forgotten_the_job_is_told(api, wanted):
+def test_a_cluster_that_has_forgotten_the_job_is_told(api, wanted, monkeypatch):
+    monkeypatch.setattr(ray_log, "LAST_S", 0.1)
+
     def forget(line: str) -> None:
         api.status.clear()
 
