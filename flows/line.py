@@ -46,7 +46,8 @@ def pipeline(
     Raises:
         ConfigError: no such address, or a root that the cluster cannot see.
     """
-    check_cluster(cluster, store.root)
+    if cluster:
+        check_cluster(cluster, store.root)
     world = None
     run: dict[str, Any] = {"store": store, "cluster": cluster}
     if config.world is not None:
