@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from infra.cluster_address import check_cluster
+from infra.cluster_address import check_cluster, to_join
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import MethodConfig, PipelineConfig, Stage
@@ -49,7 +49,7 @@ def pipeline(
     if cluster:
         check_cluster(cluster, store.root)
     world = None
-    run: dict[str, Any] = {"store": store, "cluster": cluster}
+    run: dict[str, Any] = {"store": store, "cluster": to_join(cluster)}
     if config.world is not None:
         world = do("world", tiny_world, config.world, store=store)
         yield "world", world

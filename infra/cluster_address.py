@@ -16,6 +16,11 @@ def takes_jobs(cluster: str) -> bool:
     return cluster.startswith(("http://", "https://"))
 
 
+def to_join(cluster: str) -> str:
+    """The address for steps that join a cluster; "" for a jobs API, which takes no part in them."""
+    return "" if takes_jobs(cluster) else cluster
+
+
 def check_cluster(cluster: str, root: str) -> None:
     """Refuse what cannot work before anything is done.
 

@@ -17,7 +17,7 @@ import pytest
 
 from flows.line import pipeline, plainly
 from infra import ray_client, ray_jobs, ray_log
-from infra.cluster_address import PATTERN, SHARED, check_cluster, takes_jobs
+from infra.cluster_address import PATTERN, SHARED, check_cluster, takes_jobs, to_join
 from infra.ray_jobs import Order, run_job
 from infra.ray_log import error_line, failure
 from infra.ray_settings import JOB, MODE, OWN, TOKENS, prepare, prepare_to_ask
@@ -170,7 +170,8 @@ def test_what_is_no_address_is_refused_and_no_password_told(address):
 def test_a_head_to_join_may_have_a_folder_as_root(tmp_path):
     for address in ("", "127.0.0.1:6379", "head:6379"):
         check_cluster(address, str(tmp_path))
-        assert not takes_jobs(address)
+        assert not takes_jobs(address) and to_join(address) == address
+    assert to_join("http://head:8265") == ""
 
 
 def test_a_run_is_refused_before_its_first_step(tmp_path, monkeypatch):

@@ -13,8 +13,7 @@ from hashlib import sha256
 from itertools import chain
 from typing import Any
 
-from infra.cluster_address import takes_jobs
-from infra.ray_settings import OWN
+from infra import ray_cluster
 from schemas.samples import ImageRef, RawRecord
 from tasks.decoder.children import cores
 from tasks.ingest.images import Loaded, Refusal
@@ -37,16 +36,14 @@ def loaded(
     Args:
         loading: how images are read.
         groups: a source's items.
-        cluster: address of a Ray cluster; empty is that of `psavlm up`, if there is one. That of a
-            jobs API decodes nothing.
+        cluster: address of a Ray cluster; empty is that of `psavlm up`, if there is one.
 
     Raises:
         ConfigError: no cluster answers at the address.
         ServerError: the cluster went away, or a task has died again and again.
         StorageError: a worker does not see the folder, or cannot read the bucket.
     """
-    # A jobs API is no way for what Ray Data asks and answers.
-    if takes_jobs(cluster) or not (cluster or os.environ.get(OWN)):
+    if not cluster and not os.environ.get(ray_cluster.OWN):
         yield from loading.all(groups)
         return
     yield from loading.all(_first(groups))
