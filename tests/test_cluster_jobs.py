@@ -29,7 +29,7 @@ from schemas.hints import load_hints
 from schemas.presets import Parameters, resolve
 from schemas.taxonomy import load_taxonomy
 from tasks.train.job import Inputs, Job
-from tasks.train.remote import Task, check_libraries, order
+from tasks.train.remote import Task, check_versions, order
 from tasks.train.step import ingredients
 from tests.jobs_api import Api, jobs_api
 
@@ -108,17 +108,17 @@ def test_the_code_works_where_there_is_no_checkout(code, tmp_path):
     assert json.loads(done.stdout) == [str(tmp_path / "flows/__init__.py"), *expected]
 
 
+def new_task(job: Job) -> Task:
+    return Task(job=job, versions=ingredients(**job.plan)["inputs"])
+
+
 def test_a_training_sent_as_a_file_is_the_same_training():
     job = new_job()
-    task = Task.model_validate_json(Task(job=job, libraries={}).model_dump_json())
+    task = Task.model_validate_json(new_task(job).model_dump_json())
     assert task.job == job
-
-    def own(job: Job) -> dict:
-        names = ("config", "inputs", "taxonomy", "hints")
-        return ingredients(**{name: getattr(job, name) for name in names})
-
-    sent, kept = (Store.fingerprint("stage1", 1, **own(one)) for one in (task.job, job))
+    sent, kept = (Store.fingerprint("stage1", 1, **ingredients(**j.plan)) for j in (task.job, job))
     assert sent == kept
+    check_versions(task)
 
 
 def test_the_order_names_root_and_run_and_no_key(tmp_path, monkeypatch):
@@ -194,10 +194,14 @@ def test_another_python_is_told_by_a_line_before_anything_is_imported(tmp_path):
     assert "schemas" not in done.stderr and "pydantic" not in done.stderr
 
 
-def test_other_libraries_are_told_by_name_and_version():
-    check_libraries({"pyarrow": __import__("pyarrow").__version__})
-    with pytest.raises(ConfigError, match=r"has numpy \S+ instead of 0.1, no-such not at all inst"):
-        check_libraries({"numpy": "0.1", "no-such": "2"})
+def test_other_libraries_are_told_by_name_and_version(monkeypatch):
+    task = new_task(new_job())
+    older = Task.model_validate({**dict(task), "versions": {**task.versions, "torch": "0.1"}})
+    with pytest.raises(ConfigError, match=r"the cluster has torch \S+ instead of 0\.1: install"):
+        check_versions(older)
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(ConfigError, match="the cluster has no torch: install the libraries of con"):
+        check_versions(task)
 
 
 # --- whose token ---

@@ -9,8 +9,8 @@ import hashlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,11 +23,10 @@ from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.errors import ConfigError, StorageError, TrainingError
 from schemas.frozen import Frozen
-from tasks.base_model import libraries
 from tasks.credentials import use_credentials
 from tasks.progress import say
 from tasks.train.job import Job
-from tasks.train.step import train_here
+from tasks.train.step import ingredients, train_here
 from tasks.train.watch import watching
 
 TASK = "task.json"
@@ -41,10 +40,10 @@ CARRIED = (
 
 
 class Task(Frozen):
-    """What the job reads: the training, and the libraries that its fingerprint stands for."""
+    """What the job reads: the training, and the versions that its fingerprint stands for."""
 
     job: Job
-    libraries: dict[str, str]
+    versions: dict[str, str]
 
 
 def train_there(job: Job, store: Store, address: str) -> Artifact:
@@ -61,7 +60,7 @@ def train_there(job: Job, store: Store, address: str) -> Artifact:
     if found := store.find(step, name):
         return found
     check_cluster(address, store.root)
-    task = Task(job=job, libraries=libraries())
+    task = Task(job=job, versions=ingredients(**job.plan)["inputs"])
     Files.at(store.root).put(_task(job.run), task.model_dump_json().encode(), fresh=False)
     say(f"submitting {step} to {address}")
     live = Live(key=name, name=step)
@@ -108,29 +107,25 @@ def carry_out(root: str, run: str) -> None:
             "(AWS_ENDPOINT_URL) or shared folder there?"
         )
     task = Task.model_validate_json(data)
-    check_libraries(task.libraries)
+    check_versions(task)
     train_here(task.job, Store(root), os.environ["RAY_ADDRESS"])
 
 
-def check_libraries(wanted: Mapping[str, str]) -> None:
+def check_versions(task: Task) -> None:
     """ConfigError where this process has other versions: its result would be another artifact."""
-    other = [
-        f"{name} {here or 'not at all'} instead of {there}"
-        for name, there in wanted.items()
-        if (here := _installed(name)) != there
-    ]
+    try:
+        here = ingredients(**task.job.plan)["inputs"]
+    except PackageNotFoundError as error:
+        raise ConfigError(
+            f"the cluster has no {error.name}: install the libraries of constraints.txt there"
+        ) from None
+    wanted = task.versions.items()
+    other = [f"{name} {here.get(name)} instead of {v}" for name, v in wanted if here.get(name) != v]
     if other:
         raise ConfigError(
             f"the cluster has {', '.join(other)}: install the same versions on both "
             "(constraints.txt)"
         )
-
-
-def _installed(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
 
 
 def _task(run: str) -> str:

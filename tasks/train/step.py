@@ -52,10 +52,10 @@ def train(config: TrainConfig, inputs: Inputs, *, store: Store, cluster: str = "
         )
     taxonomy = load_taxonomy(config.taxonomy)
     hints = load_hints(config.method.hints, taxonomy=taxonomy)
-    told = {"config": config, "inputs": inputs, "taxonomy": taxonomy, "hints": hints}
-    name = fingerprint(config.stage.value, VERSION, **ingredients(**told))
+    plan = {"config": config, "inputs": inputs, "taxonomy": taxonomy, "hints": hints}
+    name = fingerprint(config.stage.value, VERSION, **ingredients(**plan))
     run = store.run_folder(config.stage.value, name)
-    job = Job(**told, root=store.root, progress=f"{run}/progress.json")
+    job = Job(**plan, root=store.root, progress=f"{run}/progress.json")
     if takes_jobs(cluster):
         from tasks.train.remote import train_there
 
@@ -75,12 +75,11 @@ def ingredients(
 def train_here(job: Job, store: Store, cluster: str, live: Live | None = None) -> Artifact:
     """As `train`, by this process as the driver of a Ray cluster; `live` tells the figures."""
     step, _, name = job.run.rpartition("-")
-    own = {key: getattr(job, key) for key in ("config", "inputs", "taxonomy", "hints")}
 
     def build(folder: Path) -> dict[str, int]:
         return _build(job, store, folder, cluster, live)
 
-    artifact = store.artifact(step, VERSION, **ingredients(**own), build=build)
+    artifact = store.artifact(step, VERSION, **ingredients(**job.plan), build=build)
     # Also where it was reused: its builder may have died between commit and here.
     store.drop_run(step, name)
     return artifact
