@@ -82,7 +82,7 @@ class Submission:
 
     def run(self, order: Order) -> None:
         """As `run_job`; whatever ends the waiting, but a cluster out of reach, stops the job."""
-        name, end = "", threading.Event()
+        end = threading.Event()
         _ends.add(end)
         try:
             name = self._submitted(order)
@@ -120,6 +120,9 @@ class Submission:
                     raise TrainingError(
                         f"the cluster at {self.address} does not take the job: {_line(error)}"
                     ) from error
+            except BaseException:  # a signal, while it was on its way
+                self._stop(name)
+                raise
         self.tell(f"submitted as job {name}")
         return name
 
