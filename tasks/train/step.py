@@ -52,7 +52,12 @@ def train(config: TrainConfig, inputs: Inputs, *, store: Store, cluster: str = "
         )
     taxonomy = load_taxonomy(config.taxonomy)
     hints = load_hints(config.method.hints, taxonomy=taxonomy)
-    plan = {"config": config, "inputs": inputs, "taxonomy": taxonomy, "hints": hints}
+    plan: dict[str, Any] = {
+        "config": config,
+        "inputs": inputs,
+        "taxonomy": taxonomy,
+        "hints": hints,
+    }
     name = fingerprint(config.stage.value, VERSION, **ingredients(**plan))
     run = store.run_folder(config.stage.value, name)
     job = Job(**plan, root=store.root, progress=f"{run}/progress.json")
