@@ -31,6 +31,7 @@ from schemas.taxonomy import load_taxonomy
 from tasks.train.job import Inputs, Job
 from tasks.train.remote import Task, check_versions, order
 from tasks.train.step import ingredients
+from tests.bare_head import bare_python
 from tests.jobs_api import Api, jobs_api
 
 HOME = Path(__file__).resolve().parents[1]
@@ -81,18 +82,15 @@ def test_the_same_code_is_the_same_zip(code, tmp_path):
 
 
 SEEN = """
-import json, sys
-import flows, tasks.submitted
+import json
+import flows
 from infra.provenance import provenance
-from schemas.taxonomy import load_taxonomy
-from schemas.presets import Parameters, resolve
-resolve(Parameters()), load_taxonomy()
 told = provenance()
 print(json.dumps([flows.__file__, told["commit"], told["lock"], told["psavlm"]]))
 """
 
 
-def test_the_code_works_where_there_is_no_checkout(code, tmp_path):
+def test_the_code_there_tells_where_it_is_from(code, tmp_path):
     zipfile.ZipFile(code).extractall(tmp_path)
     # -S reads no .pth file, such as the one that leads to this checkout.
     path = os.pathsep.join([str(tmp_path), sysconfig.get_path("purelib")])
@@ -106,6 +104,30 @@ def test_the_code_works_where_there_is_no_checkout(code, tmp_path):
     here = provenance()
     expected = [here["commit"], here["lock"], here["psavlm"]]
     assert json.loads(done.stdout) == [str(tmp_path / "flows/__init__.py"), *expected]
+
+
+def test_a_job_comes_as_far_as_its_cluster_without_a_checkout(code, tmp_path):
+    """As Ray types its command, in the folder of the code; here no head answers."""
+    zipfile.ZipFile(code).extractall(tmp_path / "code")
+    job = new_job(str(tmp_path / "root"))
+    made = order(job, tmp_path)
+    place = tmp_path / "root" / "runs" / job.run / "task.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(new_task(job).model_dump_json())
+    python = bare_python(tmp_path / "python")
+    kept = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
+    told = {"PATH": f"{python.parent}:/usr/bin:/bin", "RAY_ADDRESS": "127.0.0.1:9", JOB: "{}"}
+    done = subprocess.run(
+        made.command, shell=True, cwd=tmp_path / "code", capture_output=True, text=True,
+        env={**kept, **told, "PYTHONPATH": str(tmp_path / "code")},
+    )  # fmt: skip
+    found = failure(done.stdout, "", where="there")
+    assert isinstance(found, ConfigError) and done.returncode == 2, done.stderr[-2000:]
+    assert "no Ray cluster at 127.0.0.1:9" in str(found)
+    assert "joining Ray at 127.0.0.1:9" in done.stderr
+    # Neither a lease nor a token is left.
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert not {"lease.json", "ray-token"} & left
 
 
 def new_task(job: Job) -> Task:
