@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from infra.cluster_address import check_cluster, to_join
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import MethodConfig, PipelineConfig, Stage
@@ -42,10 +43,16 @@ def pipeline(
         store: where artifacts live.
         do: calls a step: `do(name, step, *args, **kwargs)`, plainly or as a Prefect task.
         cluster: address of a Ray cluster; empty starts one for the training steps. A large
-            source is decoded there too, if it has more CPUs than this machine.
+            source is decoded there too, if it has more CPUs than this machine. To a jobs API
+            (http, https) the training steps are submitted, and the others run here.
+
+    Raises:
+        ConfigError: no such address, or a root that the cluster cannot see.
     """
+    if cluster:
+        check_cluster(cluster, store.root)
     world = None
-    run: dict[str, Any] = {"store": store, "cluster": cluster}
+    run: dict[str, Any] = {"store": store, "cluster": to_join(cluster)}
     if config.world is not None:
         world = do("world", tiny_world, config.world, store=store)
         yield "world", world

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from flows.line import STEPS, end_of_evaluation
+from infra.cluster_address import PATTERN
 from infra.fetch import fetched
 from schemas.config import MOST_RATIO, PipelineConfig, SourceConfig, Stage
 from schemas.errors import ConfigError
@@ -31,7 +32,7 @@ Method = Annotated[str, _named("methods", empty=True)]
 Root = Annotated[str, Field(min_length=1)]
 Sources = tuple[SourceConfig, ...]
 Ratio = Annotated[float, Field(ge=0, le=MOST_RATIO)]
-Cluster = Annotated[str, Field(pattern=r"^$|^[^\s:/]+:\d+$")]
+Cluster = Annotated[str, Field(pattern=PATTERN)]
 Seed = Annotated[int, Field(ge=0)]
 Step = Annotated[str, Field(pattern=f"^({'|'.join(STEPS)})$")]
 

@@ -19,6 +19,7 @@ from flows.page import log
 from flows.steps import RETRIES, RETRY_DELAY_S, as_task, worth_retrying
 from flows.told import told
 from infra import ray_cluster
+from infra.cluster_address import check_cluster
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import NOTHING, HeldOut, PipelineConfig
@@ -76,6 +77,7 @@ class Runner(Generic[Done]):
 
     def run_all(self, points: Sequence[Point]) -> list[Ended[Done]]:
         """All points, as many at a time as there is room for, as Prefect tasks."""
+        check_cluster(self.cluster, self.store.root)
         workers = max(point.config.stage1.workers for point in points)
         slots = ray_cluster.room(self.cluster, workers=workers)
         pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=slots)

@@ -5,6 +5,7 @@ None of this is part of a fingerprint: it tells people, and lets a plan say how 
 
 import functools
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -15,6 +16,8 @@ from typing import Any
 
 HOME = Path(__file__).parents[1]
 LOCK = "constraints.txt"
+# Beside code that was sent to a cluster without its git folder.
+ORIGIN = "origin.json"
 GIB = 2**30
 
 
@@ -22,10 +25,8 @@ GIB = 2**30
 def provenance() -> dict[str, Any]:
     """commit, dirty (None outside of a git checkout), lock (sha256), versions, host's hardware."""
     lock = HOME / LOCK
-    status = _output("git", "-C", str(HOME), "status", "--porcelain")
     return {
-        "commit": _output("git", "-C", str(HOME), "rev-parse", "HEAD"),
-        "dirty": None if status is None else bool(status),
+        **_origin(),
         "lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
         "psavlm": version("psavlm"),
         "python": platform.python_version(),
@@ -35,6 +36,18 @@ def provenance() -> dict[str, Any]:
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1),
             "gpus": _gpus(),
         },
+    }
+
+
+def _origin() -> dict[str, Any]:
+    """The commit of the code here, or of that which was sent here."""
+    if (HOME / ORIGIN).is_file():
+        told: dict[str, Any] = json.loads((HOME / ORIGIN).read_bytes())
+        return told
+    status = _output("git", "-C", str(HOME), "status", "--porcelain")
+    return {
+        "commit": _output("git", "-C", str(HOME), "rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
     }
 
 

@@ -5,7 +5,6 @@ HTTP pages listen on 127.0.0.1. Ray's internal ports listen on all interfaces an
 
 import contextlib
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -15,22 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra import ray_client, ray_jobs
+from infra.cluster_address import takes_jobs
 from infra.port import spare_port
 from infra.provenance import provenance
+from infra.ray_settings import OWN, prepare
 from schemas.errors import ConfigError, TrainingError
 
-LOCAL_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "token",
-    # With the default 2 s a worker killed right after report() resumes one checkpoint back.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
-    "RAY_DEDUP_LOGS": "1",
-    # Ray gives its workers the lowest priority but four; here they are what everybody waits for.
-    "RAY_worker_niceness": "0",
-}
-# Where the head of `psavlm up` listens, for all that is started beside it.
-OWN = "PSAVLM_CLUSTER"
 REACH_S = 10.0
 # Several points of a sweep train from threads of one process, and join it once.
 _joining = threading.Lock()
@@ -57,7 +47,7 @@ def join(address: str = "", *, cpus: int, state: Path = Path(".psavlm")) -> Clus
         TrainingError: this machine is too busy to start one.
     """
     with _joining:
-        _prepare(state)
+        prepare(state)
         import ray
 
         if not ray.is_initialized():
@@ -81,10 +71,7 @@ def room(address: str = "", *, workers: int) -> int:
         ConfigError: no cluster answers at the address.
     """
     if address or os.environ.get(OWN):
-        join(address, cpus=workers)
-        import ray
-
-        have = ray.cluster_resources()
+        have = ray_client.resources(address) if takes_jobs(address) else _joined(address, workers)
         cpus, gpus = int(have.get("CPU", 0)), int(have.get("GPU", 0))
     else:
         host = provenance()["host"]
@@ -93,38 +80,19 @@ def room(address: str = "", *, workers: int) -> int:
     return max(1, (gpus if gpus >= workers else cpus) // workers)
 
 
+def _joined(address: str, workers: int) -> dict[str, float]:
+    join(address, cpus=workers)
+    import ray
+
+    return dict(ray.cluster_resources())
+
+
 def leave() -> None:
-    """Disconnect; a local cluster stops. A run that never trained has not even imported Ray."""
-    ray = sys.modules.get("ray")
+    """Disconnect; a local cluster stops, and so do jobs that other threads still wait for."""
+    ray_jobs.end_all()
+    ray = sys.modules.get("ray")  # a run that never trained has not even imported it
     if ray is not None and ray.is_initialized():
         ray.shutdown()
-
-
-def own_settings(state: Path) -> dict[str, str]:
-    """What a head of our own, all that join it and the `ray` command must share."""
-    token = str(_token(state / "ray-token"))
-    # One machine: gloo must not guess an interface.
-    return {**LOCAL_ENVIRONMENT, "RAY_AUTH_TOKEN_PATH": token, "GLOO_SOCKET_IFNAME": "lo"}
-
-
-def _prepare(state: Path) -> None:
-    """Settings must be in the environment before Ray is imported."""
-    for name, value in LOCAL_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if "RAY_AUTH_TOKEN" not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(_token(state / "ray-token"))
-
-
-def _token(path: Path) -> Path:
-    """A token of our own, readable by the owner only, made once."""
-    path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        draft = path.with_suffix(f".{os.getpid()}")
-        draft.touch(mode=0o600)
-        draft.write_text(secrets.token_hex(32), encoding="utf-8")
-        draft.replace(path)
-    return path
 
 
 def _start(address: str, cpus: int) -> None:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from infra import ray_cluster
+from infra import ray_settings
 from infra.files import Files
 from infra.integrity import read_manifest
 from infra.store import Store
@@ -102,7 +102,7 @@ def test_an_ingest_that_was_killed_ends_with_the_same_bytes(tmp_path, monkeypatc
 def test_a_source_goes_on_here_where_the_cluster_is_no_larger(tmp_path, monkeypatch, config):
     """Beside `psavlm up`: the first images are read before the cluster is looked at."""
     alone = ingest(config, store=Store(str(tmp_path / "alone")))
-    monkeypatch.setenv(ray_cluster.OWN, "127.0.0.1:1")
+    monkeypatch.setenv(ray_settings.OWN, "127.0.0.1:1")
     one = SimpleNamespace(cpus=1)
     monkeypatch.setattr(clusters, "Link", lambda address: nullcontext(one))
     monkeypatch.setattr(clusters, "IMAGES_ALONE", 10)

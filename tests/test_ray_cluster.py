@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from infra import ray_cluster
+from infra import ray_cluster, ray_settings
 from schemas.errors import TrainingError
 
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch, tmp_path: Path) -> None:
     """What joining puts into the environment is gone afterwards."""
-    monkeypatch.delenv(ray_cluster.OWN, raising=False)
-    for name, value in ray_cluster.own_settings(tmp_path).items():
+    monkeypatch.delenv(ray_settings.OWN, raising=False)
+    for name, value in ray_settings.own_settings(tmp_path).items():
         monkeypatch.setenv(name, value)
 
 

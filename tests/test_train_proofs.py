@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra import ray_cluster
+from infra import ray_cluster, ray_settings
 from infra.store import Store, open_artifact
 from schemas.presets import Parameters, resolve
 from tasks.train import Inputs, train
@@ -125,7 +125,7 @@ def test_a_node_that_goes_away_in_mid_run_changes_no_bit(
     calm: dict, often: Path, encoded_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two nodes of one worker each; the second is removed, and another one takes its place."""
-    for name, value in ray_cluster.own_settings(tmp_path).items():
+    for name, value in ray_settings.own_settings(tmp_path).items():
         monkeypatch.setenv(name, value)
     from ray.cluster_utils import Cluster
 

@@ -30,7 +30,11 @@ Ratio2 = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of the training order and of both stages.")]
 Cluster = Annotated[
-    str, typer.Option(help="Address of a Ray cluster; empty is that of psavlm up, or one's own.")
+    str,
+    typer.Option(
+        help="A Ray cluster: host:port of its head, or http://host:8265 to submit jobs; empty is "
+        "that of psavlm up, or one's own."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on standard output.")]
 DEFAULT_ROOT = ".psavlm/store"

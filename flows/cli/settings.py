@@ -44,7 +44,7 @@ def connect() -> None:
 
     Prefect would otherwise look for the server that pyproject.toml names, up or not.
     """
-    from infra.ray_cluster import OWN, own_settings
+    from infra.ray_settings import OWN, own_settings
     from infra.servers.settings import PREFECT_URL, is_here, prefect_url, settings
     from infra.servers.state import addresses
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from infra.ray_cluster import own_settings
+from infra.ray_settings import own_settings
 from infra.servers.deployments import (
     PLAN,
     checked_plan,

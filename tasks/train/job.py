@@ -1,5 +1,7 @@
 """What every worker of a training run is told: plain data, so that Ray can ship it anywhere."""
 
+from typing import Any
+
 from schemas.artifact import Artifact
 from schemas.config import TrainConfig
 from schemas.frozen import Frozen
@@ -45,6 +47,16 @@ class Job(Frozen):
     hints: Hints
     root: str
     progress: str
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What decides the result."""
+        return {name: getattr(self, name) for name in ("config", "inputs", "taxonomy", "hints")}
+
+    @property
+    def run(self) -> str:
+        """The name of the run's folder, `{step}-{fingerprint}`."""
+        return self.progress.split("/")[-2]
 
     @property
     def stop(self) -> str:

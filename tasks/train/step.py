@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from infra import ray_cluster
+from infra.cluster_address import takes_jobs
 from infra.fingerprint import content_hash, fingerprint
 from infra.registry import Live
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import TrainConfig
 from schemas.errors import DataError, TrainingError
-from schemas.hints import load_hints
-from schemas.taxonomy import load_taxonomy
+from schemas.hints import Hints, load_hints
+from schemas.taxonomy import Taxonomy, load_taxonomy
 from tasks.base_model import FOLDER, libraries
 from tasks.progress import say
 from tasks.train.fit import fit
@@ -33,9 +34,11 @@ def train(config: TrainConfig, inputs: Inputs, *, store: Store, cluster: str = "
         config: the stage.
         inputs: what it reads.
         store: where artifacts and checkpoints live.
-        cluster: address of a Ray cluster; empty starts one on this machine.
+        cluster: address of a Ray cluster; empty starts one on this machine. To the jobs API of one
+            elsewhere (http, https) the training is submitted.
 
     Raises:
+        ConfigError: no cluster at the address, or one that cannot do it.
         DataError: no clean row to calibrate with.
         TrainingError: the run failed more often than `max_failures`, or its loss was not finite.
         StoppedError: the run was asked to end; the same call goes on from its checkpoint.
@@ -49,37 +52,53 @@ def train(config: TrainConfig, inputs: Inputs, *, store: Store, cluster: str = "
         )
     taxonomy = load_taxonomy(config.taxonomy)
     hints = load_hints(config.method.hints, taxonomy=taxonomy)
-    settings = {"taxonomy": content_hash(taxonomy), "hints": content_hash(hints)}
-    step = config.stage.value
-    ingredients: dict[str, Any] = {
+    plan: dict[str, Any] = {
         "config": config,
-        "parents": inputs.parents(),
-        "inputs": {**libraries(), **settings},
+        "inputs": inputs,
+        "taxonomy": taxonomy,
+        "hints": hints,
     }
-    name = fingerprint(step, VERSION, **ingredients)
-    run = store.run_folder(step, name)
-    told = {"taxonomy": taxonomy, "hints": hints, "progress": f"{run}/progress.json"}
-    job = Job(config=config, inputs=inputs, root=store.root, **told)
+    name = fingerprint(config.stage.value, VERSION, **ingredients(**plan))
+    run = store.run_folder(config.stage.value, name)
+    job = Job(**plan, root=store.root, progress=f"{run}/progress.json")
+    if takes_jobs(cluster):
+        from tasks.train.remote import train_there
+
+        return train_there(job, store, cluster)
+    return train_here(job, store, cluster, Live(key=name, name=config.stage.value))
+
+
+def ingredients(
+    *, config: TrainConfig, inputs: Inputs, taxonomy: Taxonomy, hints: Hints
+) -> dict[str, Any]:
+    """What makes the artifact itself, with the libraries of this process."""
+    settings = {"taxonomy": content_hash(taxonomy), "hints": content_hash(hints)}
+    parents = inputs.parents()
+    return {"config": config, "parents": parents, "inputs": {**libraries(), **settings}}
+
+
+def train_here(job: Job, store: Store, cluster: str, live: Live | None = None) -> Artifact:
+    """As `train`, by this process as the driver of a Ray cluster; `live` tells the figures."""
+    step, _, name = job.run.rpartition("-")
 
     def build(folder: Path) -> dict[str, int]:
-        return _build(job, store, Path(run).name, folder, cluster)
+        return _build(job, store, folder, cluster, live)
 
-    artifact = store.artifact(step, VERSION, **ingredients, build=build)
+    artifact = store.artifact(step, VERSION, **ingredients(**job.plan), build=build)
     # Also where it was reused: its builder may have died between commit and here.
     store.drop_run(step, name)
     return artifact
 
 
-def _build(job: Job, store: Store, run: str, folder: Path, address: str) -> dict[str, int]:
+def _build(job: Job, store: Store, folder: Path, address: str, live: Live | None) -> dict[str, int]:
     say(f"joining Ray at {address}" if address else "starting Ray on this machine")
     cluster = ray_cluster.join(address, cpus=job.config.workers)
     if cluster.dashboard:
         say(f"ray dashboard  {cluster.dashboard}")
-    live = Live(key=run.rpartition("-")[2], name=job.config.stage.value)
     with watching(store, job.progress, job.config, live):
-        result = fit(job, store, run, use_gpu=cluster.gpus >= job.config.workers)
+        result = fit(job, store, job.run, use_gpu=cluster.gpus >= job.config.workers)
     if result.checkpoint is None:
-        raise TrainingError(f"run {run} ended without a checkpoint")
+        raise TrainingError(f"run {job.run} ended without a checkpoint")
     with result.checkpoint.as_directory() as checkpoint:
         shutil.copytree(Path(checkpoint) / FOLDER, folder / FOLDER)
         for name in (CURVE, ORDER):
