@@ -137,6 +137,7 @@ class HeldOut(Frozen):
 NOTHING = HeldOut()
 # Left out of the dump where it holds nothing: runs from before it keep their fingerprints.
 Held = Annotated[HeldOut, Field(exclude_if=NOTHING.__eq__)]
+Unsaid = Field(exclude_if="none".__eq__)  # for the same reason
 
 
 class BalanceConfig(Frozen):
@@ -305,6 +306,7 @@ class TrainConfig(Frozen):
     `precision`: of products; in bf16 a frozen base is kept in bf16 too, what trains never is.
     `recompute`: what the language model's layers compute again in the backward pass to save
     memory: nothing, all that is `cheap` (no matrix product), or `all`.
+    `shard`: with `fsdp` each worker keeps its part of every layer's weights, gradients and moments.
     """
 
     stage: Stage
@@ -317,6 +319,7 @@ class TrainConfig(Frozen):
     max_text_tokens: Count = 512
     precision: Literal["fp32", "bf16"] = "fp32"
     recompute: Literal["none", "cheap", "all"] = "none"
+    shard: Annotated[Literal["none", "fsdp"], Unsaid] = "none"
     checkpoint_every: Count = 50
     workers: Count = 2
     max_failures: Annotated[int, Field(ge=0)] = 3
@@ -331,6 +334,17 @@ class TrainConfig(Frozen):
                     f"parts.{name}.global_batch {part.global_batch} does not divide among "
                     f"{self.workers} workers"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _shards_are_of_what_trains(self) -> "TrainConfig":
+        if self.shard == "fsdp" and self.parts and "full" not in self.parts:
+            raise ValueError(
+                f"shard 'fsdp' is for the part 'full' of stage2, not for {', '.join(self.parts)}: "
+                'leave it out, or set method.stage2 = "full"'
+            )
+        if self.shard == "fsdp" and self.workers == 1:
+            raise ValueError("shard 'fsdp' with one worker has nobody to share with: set workers")
         return self
 
 

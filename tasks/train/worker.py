@@ -14,6 +14,7 @@ from model.checkpoint import TrainingState, load_model
 from model.lora import add_lora
 from model.precision import base_type, recompute
 from model.psavlm import PsaVlm
+from model.shards import shard_layers
 from schemas.config import PartConfig, Stage
 from tasks.base_model import FOLDER
 from tasks.credentials import use_credentials
@@ -94,7 +95,11 @@ def open_worker(job: Job) -> Worker:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     store = Store(job.root)
-    model = _load(job, store).to(get_device())
+    model = _load(job, store)
+    if job.config.shard == "fsdp":
+        half = job.config.precision == "bf16"
+        shard_layers(model.backbone, get_device(), workers=world, half=half)
+    model = model.to(get_device())
     data = TrainingData(store.local(job.inputs.balanced), job.inputs.features, job.taxonomy)
     if job.config.stage is Stage.ALIGNMENT and job.config.method.stage2_rows == "clean":
         data.keep_clean()
