@@ -338,12 +338,14 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _shards_are_of_what_trains(self) -> "TrainConfig":
-        if self.shard == "fsdp" and self.parts and "full" not in self.parts:
+        if self.shard == "none":
+            return self
+        if self.stage is Stage.CONCEPTS or self.method.stage2 == "lora":
             raise ValueError(
-                f"shard 'fsdp' is for the part 'full' of stage2, not for {', '.join(self.parts)}: "
-                'leave it out, or set method.stage2 = "full"'
+                "shard 'fsdp' is for the language model that stage2 trains itself: leave it out "
+                'here, or in stage2 set method.stage2 = "full"'
             )
-        if self.shard == "fsdp" and self.workers == 1:
+        if self.workers == 1:
             raise ValueError("shard 'fsdp' with one worker has nobody to share with: set workers")
         return self
 

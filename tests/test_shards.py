@@ -231,13 +231,15 @@ def test_all_workers_look_for_the_culprits_together(found):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"parts": {"lora": PART}}, "for the part 'full' of stage2, not for lora"),
-        ({"parts": {"full": PART}, "workers": 1}, "nobody to share with"),
+        ({"method": METHOD}, "the language model that stage2 trains itself"),
+        ({"stage": Stage.CONCEPTS}, "the language model that stage2 trains itself"),
+        ({"workers": 1}, "nobody to share with"),
     ],
 )
 def test_shards_of_what_does_not_train_are_refused(changes, words):
+    whole = {"stage": Stage.ALIGNMENT, "method": FULL, "parts": {"full": PART}}
     with pytest.raises(ValidationError, match=words):
-        TrainConfig(stage=Stage.ALIGNMENT, method=METHOD, shard="fsdp", **changes)
+        TrainConfig(**{**whole, "shard": "fsdp", **changes})
 
 
 def test_a_stage_without_shards_says_nothing_of_them_in_its_fingerprint():
