@@ -4,6 +4,7 @@ Against the same run without shards, and with workers killed on the way.
 """
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 
