@@ -307,6 +307,7 @@ class TrainConfig(Frozen):
     `recompute`: what the language model's layers compute again in the backward pass to save
     memory: nothing, all that is `cheap` (no matrix product), or `all`.
     `shard`: with `fsdp` each worker keeps its part of every layer's weights, gradients and moments.
+    `quantise`: the language model's frozen layers in their own type, or in `4bit` (NF4).
     """
 
     stage: Stage
@@ -320,6 +321,7 @@ class TrainConfig(Frozen):
     precision: Literal["fp32", "bf16"] = "fp32"
     recompute: Literal["none", "cheap", "all"] = "none"
     shard: Annotated[Literal["none", "fsdp"], Unsaid] = "none"
+    quantise: Annotated[Literal["none", "4bit"], Unsaid] = "none"
     checkpoint_every: Count = 50
     workers: Count = 2
     max_failures: Annotated[int, Field(ge=0)] = 3
@@ -334,6 +336,16 @@ class TrainConfig(Frozen):
                     f"parts.{name}.global_batch {part.global_batch} does not divide among "
                     f"{self.workers} workers"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _only_what_is_frozen_is_quantised(self) -> "TrainConfig":
+        full = self.stage is Stage.ALIGNMENT and self.method.stage2 == "full"
+        if self.quantise == "4bit" and full:
+            raise ValueError(
+                "quantise '4bit' is for a frozen base, and method.stage2 = \"full\" trains it: set "
+                'method.stage2 = "lora", or leave quantise out'
+            )
         return self
 
     @model_validator(mode="after")
@@ -354,11 +366,12 @@ class EvaluateConfig(Frozen):
     """Held-out items -> answers, rates and intervals for one arm.
 
     `policy`: which types pass, and what follows from a level (schemas/policies); empty is the
-    model's own.
+    model's own. `precision`: the type of the base's weights.
     """
 
     taxonomy: str = "taxonomy"
     policy: str = ""
+    precision: Annotated[Literal["fp32", "bf16"], Field(exclude_if="fp32".__eq__)] = "fp32"
     batch: Count = 64
     max_new_tokens: Count = 128
     refusal_markers: tuple[str, ...] = REFUSAL_MARKERS

@@ -42,7 +42,7 @@ from schemas.sweep import PointsConfig
 from schemas.taxonomy import load_taxonomy, shipped
 from tasks.answer import answer_one, in_words
 from tasks.evaluate import evaluate
-from tasks.evaluate.arms import open_oracle
+from tasks.evaluate.arms import open_backbone, open_oracle
 from tasks.evaluate.points import evaluate_points, read_points
 from tasks.evaluate.step import read_report
 from tasks.report import ReportInputs, report
@@ -328,7 +328,10 @@ def small(name: str) -> MethodConfig:
 def test_the_oracle_is_given_the_hint_of_each_items_own_label_and_nothing_without_an_image(run):
     store, made = run
     respond = open_oracle(
-        store.local(made.base) / "model", small("hint-only"), taxonomy=TAXONOMY, max_new_tokens=2
+        open_backbone(store.local(made.base) / "model"),
+        small("hint-only"),
+        taxonomy=TAXONOMY,
+        max_new_tokens=2,
     )
     h = torch.randn(64, 32)
     labels = [("privacy", 2), ("clean", 0), ("insults", 3), ("privacy", 2)]

@@ -95,7 +95,7 @@ def open_worker(job: Job) -> Worker:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     store = Store(job.root)
-    model = _load(job, store)
+    model = _load(job, store, get_device())
     if job.config.shard == "fsdp":
         half = job.config.precision == "bf16"
         shard_layers(model.backbone, get_device(), workers=world, half=half)
@@ -113,9 +113,13 @@ def open_worker(job: Job) -> Worker:
     return Worker(job, model, data, rank, world, Reporter(job, rank), **told)
 
 
-def _load(job: Job, store: Store) -> PsaVlm:
+def _load(job: Job, store: Store, device: torch.device) -> PsaVlm:
     config = job.config
-    backbone = Backbone.load(str(store.local(job.inputs.base) / FOLDER), dtype=base_type(config))
+    backbone = Backbone.load(
+        str(store.local(job.inputs.base) / FOLDER),
+        dtype=base_type(config),
+        four_bit_on=device if config.quantise == "4bit" else None,
+    )
     if job.inputs.start is not None:
         model, _ = load_model(store.local(job.inputs.start) / FOLDER, backbone)
         backbone.freeze()
