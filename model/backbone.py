@@ -187,8 +187,11 @@ class Backbone(nn.Module):
         """
         return (mask.cumsum(-1) - 1).clamp(min=0)
 
-    def hidden(self, embeds: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """Last hidden states [B, N, D] of a prompt's embeddings [B, N, D]."""
+    def hidden(self, embeds: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+        """Last hidden states [B, N, D] of a prompt's embeddings [B, N, D].
+
+        Without a mask nothing is padding, and where positions begin again another item begins.
+        """
         output = self.vlm.model(
             inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
         )

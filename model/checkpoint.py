@@ -10,7 +10,7 @@ projector in `language.safetensors`, named as in the base. A training state
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import Field
@@ -56,8 +56,8 @@ class ModelCard(Frozen):
     llm_dim: int
     adapter: bool
     full: bool = False
-    # What the adapter was trained on beside a base in its own precision; left out where it was not.
-    trained_on: Annotated[Literal["", "nf4"], Field(exclude_if="".__eq__)] = ""
+    # PsaVlm.trains_with of this stage; left out where all was as usual.
+    trained_with: Annotated[dict[str, str], Field(exclude_if={}.__eq__)] = {}
     policy: GuardPolicy = GuardPolicy()
 
 
@@ -98,7 +98,7 @@ def save_model(  # noqa: PLR0913 - the fields of the card
         llm_dim=model.backbone.llm_dim,
         adapter=bool(lora_parameters(model.backbone)),
         full=stage is Stage.ALIGNMENT and method.stage2 == "full",
-        trained_on="nf4" if model.backbone.quantised else "",
+        trained_with=model.trains_with,
         policy=policy or GuardPolicy(),
     )
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -135,9 +135,17 @@ class HeldOut(Frozen):
 
 
 NOTHING = HeldOut()
-# Left out of the dump where it holds nothing: runs from before it keep their fingerprints.
-Held = Annotated[HeldOut, Field(exclude_if=NOTHING.__eq__)]
-Unsaid = Field(exclude_if="none".__eq__)  # for the same reason
+
+
+def unsaid(value: object) -> Any:
+    """A field that is left out of the dump where it has this value, its default.
+
+    Runs from before there was the field keep their fingerprints.
+    """
+    return Field(exclude_if=value.__eq__)
+
+
+Held = Annotated[HeldOut, unsaid(NOTHING)]
 
 
 class BalanceConfig(Frozen):
@@ -308,6 +316,8 @@ class TrainConfig(Frozen):
     memory: nothing, all that is `cheap` (no matrix product), or `all`.
     `shard`: with `fsdp` each worker keeps its part of every layer's weights, gradients and moments.
     `quantise`: the language model's frozen layers in their own type, or in `4bit` (NF4).
+    `attention`: FlashAttention where it is installed and can run, or torch's own alone. `packing`:
+    items of a micro-batch in one row instead of padded, where the attention can do that, or never.
     """
 
     stage: Stage
@@ -320,8 +330,10 @@ class TrainConfig(Frozen):
     max_text_tokens: Count = 512
     precision: Literal["fp32", "bf16"] = "fp32"
     recompute: Literal["none", "cheap", "all"] = "none"
-    shard: Annotated[Literal["none", "fsdp"], Unsaid] = "none"
-    quantise: Annotated[Literal["none", "4bit"], Unsaid] = "none"
+    shard: Annotated[Literal["none", "fsdp"], unsaid("none")] = "none"
+    quantise: Annotated[Literal["none", "4bit"], unsaid("none")] = "none"
+    attention: Annotated[Literal["auto", "sdpa"], unsaid("auto")] = "auto"
+    packing: Annotated[Literal["auto", "off"], unsaid("auto")] = "auto"
     checkpoint_every: Count = 50
     workers: Count = 2
     max_failures: Annotated[int, Field(ge=0)] = 3
@@ -371,7 +383,7 @@ class EvaluateConfig(Frozen):
 
     taxonomy: str = "taxonomy"
     policy: str = ""
-    precision: Annotated[Literal["fp32", "bf16"], Field(exclude_if="fp32".__eq__)] = "fp32"
+    precision: Annotated[Literal["fp32", "bf16"], unsaid("fp32")] = "fp32"
     batch: Count = 64
     max_new_tokens: Count = 128
     refusal_markers: tuple[str, ...] = REFUSAL_MARKERS

@@ -166,11 +166,11 @@ def test_the_models_card_names_it_and_its_adapter_goes_onto_the_base_in_full(fol
     learned(worker)
     card = {"stage": Stage.ALIGNMENT, "method": METHOD, "taxonomy": TAXONOMY, "hints": HINTS}
     save_model(tmp_path / "four", worker.model, base=BaseReference(name="b"), **card)
-    assert '"trained_on": "nf4"' in (tmp_path / "four" / "model.json").read_text()
+    assert '"base": "nf4"' in (tmp_path / "four" / "model.json").read_text()
     model, found = load_model(tmp_path / "four", opened(folder, four_bit=False))
-    assert found.trained_on == "nf4"
+    assert found.trained_with == {"base": "nf4"}
     for name, parameter in lora_parameters(worker.model.backbone).items():
         assert torch.equal(lora_parameters(model.backbone)[name], parameter)
     plain = new_worker(folder, four_bit=False)
     save_model(tmp_path / "plain", plain.model, base=BaseReference(name="b"), **card)
-    assert "trained_on" not in (tmp_path / "plain" / "model.json").read_text()
+    assert "trained_with" not in (tmp_path / "plain" / "model.json").read_text()

@@ -366,6 +366,21 @@ def test_evaluation_and_report_go_with_what_a_method_has(run, name):
     assert ("attention" in numbers) == (method.head == "cross_attention")
 
 
+def test_an_evaluation_may_keep_its_base_in_half_precision(run):
+    store, made = run
+    assert open_backbone(store.local(made.base) / "model", half=True).dtype is torch.bfloat16
+    model = small_stage(store, made.base, small("psa-vlm"), stage="stage1")
+    config = EvaluateConfig(bootstrap=20, max_new_tokens=2, precision="bf16")
+    data = (made.base, made.labelled, made.features)
+    half = evaluate(config, "stage1", *data, store=store, model=model)
+    whole = evaluated(run, "stage1", model)
+    assert half.fingerprint != whole.fingerprint and half.counts == whole.counts
+    found, expected = (read_report(one, store=store).metrics for one in (half, whole))
+    assert found.keys() == expected.keys()
+    assert found["type_accuracy"].value == pytest.approx(expected["type_accuracy"].value, abs=0.1)
+    assert "precision" not in EvaluateConfig().model_dump()
+
+
 @pytest.mark.parametrize("name", ["sft", "guard-mlp", "psavlm-plus"])
 def test_a_stage_without_a_head_has_one_answer_at_every_operating_point(run, name):
     store, made = run
