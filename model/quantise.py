@@ -30,8 +30,9 @@ def quantiser(what: str) -> dict[str, str]:
         return {PACKAGE: version(PACKAGE)}
     except PackageNotFoundError as error:
         raise ConfigError(
-            f"quantise '4bit' needs {PACKAGE}, which is not installed: install the extra, "
-            "pip install 'psavlm[4bit]', wherever this stage trains, or set quantise = \"none\""
+            f"quantise '4bit' needs {PACKAGE}, which is not installed: wherever this stage trains "
+            "type pip install -c constraints.txt '.[4bit]' in the checkout, or set quantise = "
+            '"none"'
         ) from error
 
 

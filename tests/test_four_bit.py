@@ -54,7 +54,7 @@ LORA = {"stage": Stage.ALIGNMENT, "parts": PARTS[Stage.ALIGNMENT], "method": MET
 
 @absent
 def test_without_the_package_the_extra_is_named():
-    with pytest.raises(ConfigError, match=r"pip install 'psavlm\[4bit\]'"):
+    with pytest.raises(ConfigError, match=r"constraints.txt '\.\[4bit\]'"):
         quantiser("4bit")
 
 
