@@ -17,7 +17,7 @@ from model.batches import PromptBatch
 from model.losses import IGNORED
 from schemas.config import TrainConfig
 
-FLASH, USUAL = "flash_attention_2", "sdpa"
+FLASH = "flash_attention_2"
 # FlashAttention 2 is for Ampere and later.
 LEAST_CAPABILITY = (8, 0)
 
@@ -31,14 +31,15 @@ class Row(NamedTuple):
 
 
 def best_attention(config: TrainConfig, backbone: Backbone, device: torch.device) -> str:
-    """FlashAttention where it is installed and can run, else torch's own attention (sdpa)."""
+    """FlashAttention where it is installed and can run, else what the base has (sdpa)."""
     from transformers.utils.import_utils import is_flash_attn_2_available
 
     wanted = config.attention == "auto" and config.precision == "bf16"  # it has no other types
     if not wanted or device.type != "cuda" or not is_flash_attn_2_available():
-        return USUAL
+        return attention_of(backbone)
     able = torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
-    return FLASH if able and _language(backbone)._supports_flash_attn else USUAL
+    takes = able and _language(backbone)._supports_flash_attn
+    return FLASH if takes else attention_of(backbone)
 
 
 def attend_by(backbone: Backbone, kernel: str) -> None:

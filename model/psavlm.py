@@ -13,7 +13,7 @@ from model.backbone import Backbone
 from model.batches import PromptBatch, compose, compose_texts, question_batch
 from model.features import Features, ImageFeatures, size_of, stacked
 from model.losses import Answers, answer_sums, concept_loss
-from model.packing import USUAL, attention_of, in_one_row
+from model.packing import FLASH, attention_of, in_one_row
 from model.projectors import Views
 from model.prompts import Prompt, Tokens, teach, tokenize
 from model.safety import SafetyModules
@@ -51,9 +51,8 @@ class PsaVlm(nn.Module):
     @property
     def trains_with(self) -> dict[str, str]:
         """What is unusual about how it computes: the base's bits, its attention kernel, packing."""
-        kernel = attention_of(self.backbone)
         told = {"base": "nf4"} if self.backbone.quantised else {}
-        told |= {"attention": kernel} if kernel != USUAL else {}
+        told |= {"attention": FLASH} if attention_of(self.backbone) == FLASH else {}
         return told | ({"packing": "on"} if self.packs else {})
 
     @property

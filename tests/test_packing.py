@@ -8,7 +8,6 @@ from model.batches import PromptBatch
 from model.losses import IGNORED
 from model.packing import (
     FLASH,
-    USUAL,
     attend_by,
     attention_of,
     best_attention,
@@ -82,7 +81,7 @@ def test_the_states_of_a_row_are_those_of_the_padded_items(kernel, worker, batch
         torch.testing.assert_close(logits, backbone.logits(padded), rtol=0, atol=1e-5)
     crossed = backbone.hidden(row.embeds, torch.ones_like(row.positions), row.positions)[0]
     assert float((crossed - padded).abs().max()) > 1e-2  # one item would have seen another
-    attend_by(backbone, USUAL)
+    attend_by(backbone, "sdpa")
 
 
 def test_a_step_in_rows_has_the_loss_and_the_gradients_of_a_padded_one(worker):
@@ -105,9 +104,9 @@ def test_here_nothing_is_packed_and_torchs_own_attention_is_used(worker):
     settings = {"stage": Stage.ALIGNMENT, "parts": PARTS[Stage.ALIGNMENT], "method": METHOD}
     config = TrainConfig(**settings, precision="bf16")
     assert not {"attention", "packing"} & config.model_dump().keys()
-    assert best_attention(config, worker.model.backbone, CPU) == USUAL
+    assert best_attention(config, worker.model.backbone, CPU) == "sdpa"
     choose_kernel(worker.model, config, CPU)
-    assert attention_of(worker.model.backbone) == USUAL
+    assert attention_of(worker.model.backbone) == "sdpa"
     assert not can_pack(worker.model.backbone) and not worker.model.packs
     assert worker.model.trains_with == {}
 
@@ -120,5 +119,5 @@ def test_where_the_kernel_takes_unequal_lengths_items_are_packed_and_the_card_sa
         worker.model.packs = True
         assert worker.model.trains_with == {"attention": FLASH, "packing": "on"}
     finally:
-        language.config._attn_implementation_internal = USUAL
+        language.config._attn_implementation_internal = "sdpa"
         worker.model.packs = False
