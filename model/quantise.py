@@ -18,14 +18,12 @@ PACKAGE = "bitsandbytes"
 LEFT = r"(?!.*language_model\.).*"
 
 
-def quantiser(what: str) -> dict[str, str]:
-    """The package that does `TrainConfig.quantise`, and its version: it decides a model's bits.
+def quantiser() -> dict[str, str]:
+    """The package that quantises, and its version: it is part of what decides a model's bits.
 
     Raises:
         ConfigError: it is not installed.
     """
-    if what == "none":
-        return {}
     try:
         return {PACKAGE: version(PACKAGE)}
     except PackageNotFoundError as error:
@@ -46,7 +44,7 @@ def four_bit(device: "torch.device", dtype: "torch.dtype") -> dict[str, Any]:
     Raises:
         ConfigError: the package is not installed.
     """
-    quantiser("4bit")
+    quantiser()
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(

@@ -21,12 +21,12 @@ from model.checkpoint import BaseReference, load_model, save_model
 from model.lora import add_lora, lora_parameters
 from model.precision import recompute
 from model.psavlm import PsaVlm
-from model.quantise import quantiser
 from model.stages import freeze_for
 from model.steps import apply_gradients, new_optimizer, seed_step
 from model.tiny_llava import new_llava, new_processor, new_tokenizer
 from schemas.config import BaseConfig, Stage, TrainConfig
 from schemas.errors import ConfigError
+from tasks.train import train
 from tasks.train.data import TrainingData
 from tasks.train.loop import backward
 from tasks.train.worker import Worker
@@ -40,6 +40,7 @@ from tests.test_train_parts import (
     TAXONOMY,
     WORDS,
     image_name,
+    new_job,
     write_set,
 )
 from tests.test_train_parts import new_worker as worker_in_full
@@ -53,13 +54,15 @@ LORA = {"stage": Stage.ALIGNMENT, "parts": PARTS[Stage.ALIGNMENT], "method": MET
 
 
 @absent
-def test_without_the_package_the_extra_is_named():
-    with pytest.raises(ConfigError, match=r"constraints.txt '\.\[4bit\]'"):
-        quantiser("4bit")
+def test_without_the_package_the_stage_is_refused_before_anything_starts(tmp_path):
+    inputs = new_job(Stage.ALIGNMENT, tmp_path).inputs
+    config = TrainConfig(**LORA, quantise="4bit")
+    with pytest.raises(ConfigError, match=r"constraints.txt '\.\[4bit\]' in the checkout"):
+        train(config, inputs, store=Store(str(tmp_path / "store")))
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_stage_that_is_not_quantised_asks_for_no_package_and_keeps_its_fingerprint():
-    assert quantiser("none") == {}
+def test_a_stage_that_is_not_quantised_keeps_its_fingerprint():
     config = TrainConfig(**LORA)
     assert "quantise" not in config.model_dump()
     assert TrainConfig(**LORA, quantise="4bit").model_dump()["quantise"] == "4bit"

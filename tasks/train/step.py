@@ -12,7 +12,6 @@ from infra import ray_cluster
 from infra.fingerprint import content_hash, fingerprint
 from infra.registry import Live
 from infra.store import Store
-from model.quantise import quantiser
 from schemas.artifact import Artifact
 from schemas.config import TrainConfig
 from schemas.errors import DataError, TrainingError
@@ -51,7 +50,10 @@ def train(config: TrainConfig, inputs: Inputs, *, store: Store, cluster: str = "
     taxonomy = load_taxonomy(config.taxonomy)
     hints = load_hints(config.method.hints, taxonomy=taxonomy)
     settings = {"taxonomy": content_hash(taxonomy), "hints": content_hash(hints)}
-    settings |= quantiser(config.quantise)
+    if config.quantise != "none":
+        from model.quantise import quantiser
+
+        settings |= quantiser()
     step = config.stage.value
     ingredients: dict[str, Any] = {
         "config": config,
