@@ -59,8 +59,16 @@ class Backbone(nn.Module):
         self.template = self.choose_template()
 
     @staticmethod
-    def load(name: str, *, revision: str = "", dtype: torch.dtype = torch.float32) -> "Backbone":
+    def load(
+        name: str,
+        *,
+        revision: str = "",
+        dtype: torch.dtype = torch.float32,
+        four_bit_on: torch.device | None = None,
+    ) -> "Backbone":
         """Reads a model folder, or a hub name when no such folder exists; safetensors only.
+
+        With `four_bit_on` onto that device, the language model's layers in NF4 (quantise.py).
 
         Raises:
             ConfigError: a family without a class here, or files that must be converted first.
@@ -68,7 +76,7 @@ class Backbone(nn.Module):
         """
         from model.backbones.loading import load
 
-        return load(name, revision=revision, dtype=dtype)
+        return load(name, revision=revision, dtype=dtype, four_bit_on=four_bit_on)
 
     # --- what a family tells ---
 
@@ -157,6 +165,11 @@ class Backbone(nn.Module):
         """The floating type of the weights."""
         return cast(torch.dtype, self.vlm.dtype)
 
+    @property
+    def quantised(self) -> bool:
+        """Whether its language model lies in four bits."""
+        return bool(getattr(self.vlm, "is_loaded_in_4bit", False))
+
     def freeze(self) -> None:
         """Lets nothing of the base train, and switches its dropout off."""
         self.requires_grad_(False)
@@ -191,8 +204,11 @@ class Backbone(nn.Module):
         """
         return (mask.cumsum(-1) - 1).clamp(min=0)
 
-    def hidden(self, embeds: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """Last hidden states [B, N, D] of a prompt's embeddings [B, N, D]."""
+    def hidden(self, embeds: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+        """Last hidden states [B, N, D] of a prompt's embeddings [B, N, D].
+
+        Without a mask nothing is padding, and where positions begin again another item begins.
+        """
         output = self.vlm.model(
             inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
         )

@@ -10,9 +10,10 @@ projector in `language.safetensors`, named as in the base. A training state
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from model.backbone import Backbone
@@ -30,7 +31,7 @@ from schemas.taxonomy import Taxonomy
 CARD, SAFETY, LANGUAGE = "model.json", "safety.safetensors", "language.safetensors"
 STATE, STATE_TENSORS = "state.json", "state.safetensors"
 PREFIX = "llava."  # of every family's tensors in LANGUAGE: so they are called since format 1
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+PARAMETER, MOMENTS = "parameter/", ("step", "exp_avg", "exp_avg_sq")
 Record = TypeVar("Record", bound=Frozen)
 
 
@@ -59,6 +60,8 @@ class ModelCard(Frozen):
     llm_dim: int
     adapter: bool
     full: bool = False
+    # PsaVlm.trains_with of this stage; left out where all was as usual.
+    trained_with: Annotated[dict[str, str], Field(exclude_if={}.__eq__)] = {}
     policy: GuardPolicy = GuardPolicy()
 
 
@@ -82,8 +85,12 @@ def save_model(  # noqa: PLR0913 - the fields of the card
     hints: Hints,
     base: BaseReference,
     policy: GuardPolicy | None = None,
+    language: Mapping[str, Tensor] | None = None,
 ) -> ModelCard:
-    """Writes the safety modules, what stage 2 has trained if there is any, `model.json` last."""
+    """Writes the safety modules, what stage 2 has trained if there is any, `model.json` last.
+
+    `language` are the whole tensors of `language_weights`, where the model has but shards of them.
+    """
     card = ModelCard(
         stage=stage,
         method=method,
@@ -95,6 +102,7 @@ def save_model(  # noqa: PLR0913 - the fields of the card
         llm_dim=model.backbone.llm_dim,
         adapter=bool(lora_parameters(model.backbone)),
         full=stage is Stage.ALIGNMENT and method.stage2 == "full",
+        trained_with=model.trains_with,
         policy=policy or GuardPolicy(),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,15 +110,20 @@ def save_model(  # noqa: PLR0913 - the fields of the card
     if card.adapter:
         save_lora(folder, model.backbone)
     if card.full:
-        write_tensors(folder / LANGUAGE, language_weights(model))
+        own = language_weights(model) if language is None else language
+        write_tensors(folder / LANGUAGE, own)
     (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return card
 
 
 def language_weights(model: PsaVlm) -> dict[str, Tensor]:
     """What stage 2 `full` trains, by name within the base and the prefix of its files."""
-    trained = trained_by(model, Stage.ALIGNMENT, "full")
-    return {PREFIX + name.removeprefix("backbone.vlm."): p.detach() for name, p in trained.items()}
+    return as_language(trained_by(model, Stage.ALIGNMENT, "full"))
+
+
+def as_language(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same of parameters named as in the model."""
+    return {PREFIX + name.removeprefix("backbone.vlm."): t.detach() for name, t in trained.items()}
 
 
 def load_card(folder: Path) -> ModelCard:
@@ -158,25 +171,29 @@ def load_model(folder: Path, backbone: Backbone) -> tuple[PsaVlm, ModelCard]:
     return model.eval(), card
 
 
-def save_state(
-    folder: Path,
-    trained: Mapping[str, Tensor],
-    optimizer: torch.optim.AdamW,
-    state: TrainingState,
-) -> None:
-    """Writes parameters and AdamW moments by name, and `state.json` last.
+def state_tensors(trained: Mapping[str, Tensor], optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+    """Parameters and AdamW moments by name.
 
     Args:
-        folder: made if missing.
-        trained: the parameters in the optimiser's order.
+        trained: the parameters by name.
         optimizer: AdamW over exactly these.
-        state: stage, part and steps done.
     """
-    _check_order(trained, optimizer)
-    tensors = {f"parameter/{name}": p.detach() for name, p in trained.items()}
+    _names(trained, optimizer)
+    tensors = {PARAMETER + name: p.detach() for name, p in trained.items()}
     for name, parameter in trained.items():
         moments = optimizer.state.get(parameter, {})
         tensors |= {f"{key}/{name}": moments[key] for key in MOMENTS if key in moments}
+    return tensors
+
+
+def save_state(folder: Path, tensors: Mapping[str, Tensor], state: TrainingState) -> None:
+    """Writes what `state_tensors` gave, and `state.json` last.
+
+    Args:
+        folder: made if missing.
+        tensors: whole ones.
+        state: stage, part and steps done.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / STATE_TENSORS, tensors)
     (folder / STATE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -190,12 +207,13 @@ def load_state(
     Raises:
         StorageError: damaged files, or tensors that do not fit.
     """
-    _check_order(trained, optimizer)
+    names = _names(trained, optimizer)
     state = _read(folder / STATE, TrainingState)
     stored = read_tensors(folder / STATE_TENSORS)
-    wanted = {f"parameter/{name}": p for name, p in trained.items()}
+    wanted = {PARAMETER + name: p for name, p in trained.items()}
     moments = {}
-    for index, (name, p) in enumerate(trained.items() if state.step else ()):
+    for index, name in enumerate(names if state.step else ()):
+        p = trained[name]
         like = (torch.zeros(()), torch.zeros_like(p), torch.zeros_like(p))
         moments[index] = dict(zip(MOMENTS, like, strict=True))
         wanted |= {f"{key}/{name}": moments[index][key] for key in MOMENTS}
@@ -205,11 +223,13 @@ def load_state(
     return state
 
 
-def _check_order(trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    same = [a is b for a, b in zip(held, trained.values(), strict=False)]
-    if len(held) != len(trained) or not all(same):
+def _names(trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> list[str]:
+    """The parameters' names in the optimiser's order."""
+    names = {id(p): name for name, p in trained.items()}
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    if sorted(held) != sorted(names):
         raise ConfigError("the optimiser holds other parameters than those to save or load")
+    return [names[one] for one in held]
 
 
 def _read(path: Path, kind: type[Record]) -> Record:

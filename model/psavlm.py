@@ -13,6 +13,7 @@ from model.backbone import Backbone
 from model.batches import PromptBatch, compose, compose_texts, question_batch
 from model.features import Features, ImageFeatures, size_of, stacked
 from model.losses import Answers, answer_sums, concept_loss
+from model.packing import FLASH, attention_of, in_one_row
 from model.projectors import Views
 from model.prompts import Prompt, Tokens, teach, tokenize
 from model.safety import SafetyModules
@@ -27,6 +28,8 @@ class PsaVlm(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.safety = safety
+        # Whether items of a batch to learn from lie in one row (packing.py).
+        self.packs = False
 
     @classmethod
     def new(
@@ -44,6 +47,13 @@ class PsaVlm(nn.Module):
                 levels=levels,
             )
         return cls(backbone, safety.to(backbone.device))
+
+    @property
+    def trains_with(self) -> dict[str, str]:
+        """What is unusual about how it computes: the base's bits, its attention kernel, packing."""
+        told = {"base": "nf4"} if self.backbone.quantised else {}
+        told |= {"attention": FLASH} if attention_of(self.backbone) == FLASH else {}
+        return told | ({"packing": "on"} if self.packs else {})
 
     @property
     def has_head(self) -> bool:
@@ -167,13 +177,20 @@ class PsaVlm(nn.Module):
             told=self._told(prompts) if use_tokens else None,
             training=True,
         )
-        hidden = self.backbone.hidden(batch.embeds, batch.mask, batch.positions)
-        total, count, right = answer_sums(hidden, batch.labels, self.backbone.logits)
+        hidden, labels = self._states(batch)
+        total, count, right = answer_sums(hidden, labels, self.backbone.logits)
         for tokens in self.safety.tokens.for_llm() if use_tokens else ():
             # A batch of text alone gives the tokens a gradient of zeros, not none at all: every
             # worker then has the same gradients to average.
             total = total + 0.0 * tokens.sum()
         return Answers(total, count, right)
+
+    def _states(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
+        """Last hidden states and labels of a batch, padded [B, N, .] or in one row [1, M, .]."""
+        if not self.packs:
+            return self.backbone.hidden(batch.embeds, batch.mask, batch.positions), batch.labels
+        row = in_one_row(batch)
+        return self.backbone.hidden(row.embeds, None, row.positions), row.labels
 
     def write(
         self,

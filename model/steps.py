@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from model.shards import apart, clip_gradients
 from schemas.config import PartConfig
 from schemas.errors import TrainingError
 
@@ -25,7 +26,8 @@ def new_optimizer(parameters: Sequence[nn.Parameter], part: PartConfig) -> torch
     """AdamW over one part's parameters, fused on a GPU; the rate is set anew by every step."""
     # Elsewhere torch's own choice: its fused kernel on the CPU rounds otherwise.
     fused = True if all(p.is_cuda for p in parameters) else None
-    return torch.optim.AdamW(parameters, lr=part.lr, weight_decay=part.weight_decay, fused=fused)
+    groups = [{"params": group} for group in apart(parameters)]
+    return torch.optim.AdamW(groups, lr=part.lr, weight_decay=part.weight_decay, fused=fused)
 
 
 def learning_rate(step: int, part: PartConfig) -> float:
@@ -71,7 +73,7 @@ def apply_gradients(
         TrainingError: the loss or the gradient is not finite; no parameter was changed.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = float(nn.utils.clip_grad_norm_(parameters, part.clip_norm))
+    norm = clip_gradients(parameters, part.clip_norm)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise TrainingError(
             f"step {step}: loss {loss}, gradient norm {norm}; stopped before the optimiser step: "

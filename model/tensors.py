@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from schemas.errors import StorageError
 
@@ -40,10 +41,29 @@ def digest(tensors: Iterable[Tensor]) -> str:
     return found.hexdigest()
 
 
+def whole(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Tensors in shards (model/shards.py) put together, in the CPU's memory; others as they are.
+
+    Args:
+        tensors: of the same names on every worker; all of them must call this.
+        keep: whether this worker wants them; the others get none.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, DTensor):
+            tensor = tensor.full_tensor().detach()
+            tensor = tensor.cpu() if keep else tensor
+        if keep:
+            found[name] = tensor
+    return found
+
+
 def copy_tensors(
     stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, where: Path
 ) -> None:
     """Copies stored values into the tensors of the same names, all or nothing.
+
+    A tensor in shards takes its worker's part of the whole that is stored.
 
     Raises:
         StorageError: missing or surplus tensors, other shapes or kinds of numbers, named.
@@ -60,4 +80,14 @@ def copy_tensors(
         )
     with torch.no_grad():
         for name, tensor in wanted.items():
-            tensor.copy_(stored[name])
+            tensor.copy_(_part(stored[name], tensor))
+
+
+def _part(stored: Tensor, tensor: Tensor) -> Tensor:
+    """What of a whole tensor belongs into `tensor`."""
+    if not isinstance(tensor, DTensor):
+        return stored
+    # No source rank: every worker has read the whole by itself.
+    return distribute_tensor(
+        stored.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None
+    )

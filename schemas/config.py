@@ -139,8 +139,17 @@ class HeldOut(Frozen):
 
 
 NOTHING = HeldOut()
-# Left out of the dump where it holds nothing: runs from before it keep their fingerprints.
-Held = Annotated[HeldOut, Field(exclude_if=NOTHING.__eq__)]
+
+
+def unsaid(value: object) -> Any:
+    """A field that is left out of the dump where it has this value, its default.
+
+    Runs from before there was the field keep their fingerprints.
+    """
+    return Field(exclude_if=value.__eq__)
+
+
+Held = Annotated[HeldOut, unsaid(NOTHING)]
 
 
 class BalanceConfig(Frozen):
@@ -324,6 +333,10 @@ class TrainConfig(Frozen):
     `precision`: of products; in bf16 a frozen base is kept in bf16 too, what trains never is.
     `recompute`: what the language model's layers compute again in the backward pass to save
     memory: nothing, all that is `cheap` (no matrix product), or `all`.
+    `shard`: with `fsdp` each worker keeps its part of every layer's weights, gradients and moments.
+    `quantise`: the language model's frozen layers in their own type, or in `4bit` (NF4).
+    `attention`: FlashAttention where it is installed and can run, or torch's own alone. `packing`:
+    items of a micro-batch in one row instead of padded, where the attention can do that, or never.
     """
 
     stage: Stage
@@ -336,6 +349,10 @@ class TrainConfig(Frozen):
     max_text_tokens: Count = 512
     precision: Literal["fp32", "bf16"] = "fp32"
     recompute: Literal["none", "cheap", "all"] = "none"
+    shard: Annotated[Literal["none", "fsdp"], unsaid("none")] = "none"
+    quantise: Annotated[Literal["none", "4bit"], unsaid("none")] = "none"
+    attention: Annotated[Literal["auto", "sdpa"], unsaid("auto")] = "auto"
+    packing: Annotated[Literal["auto", "off"], unsaid("auto")] = "auto"
     checkpoint_every: Count = 50
     workers: Count = 2
     max_failures: Annotated[int, Field(ge=0)] = 3
@@ -352,16 +369,41 @@ class TrainConfig(Frozen):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _only_what_is_frozen_is_quantised(self) -> "TrainConfig":
+        full = self.stage is Stage.ALIGNMENT and self.method.stage2 == "full"
+        if self.quantise == "4bit" and full:
+            raise ValueError(
+                "quantise '4bit' is for a frozen base, and method.stage2 = \"full\" trains it: set "
+                'method.stage2 = "lora", or leave quantise out'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shards_are_of_what_trains(self) -> "TrainConfig":
+        if self.shard == "none":
+            return self
+        if self.stage is Stage.CONCEPTS or self.method.stage2 == "lora":
+            raise ValueError(
+                "shard 'fsdp' is for the language model that stage2 trains itself: leave it out "
+                'here, or in stage2 set method.stage2 = "full"'
+            )
+        if self.workers == 1:
+            raise ValueError("shard 'fsdp' with one worker has nobody to share with: set workers")
+        return self
+
 
 class EvaluateConfig(Frozen):
     """Held-out items -> answers, rates and intervals for one arm.
 
     `policy`: which types pass, and what follows from a level (schemas/policies); empty is the
-    model's own. `interval`: of rates, Wilson's or the exact one, which is wider.
+    model's own. `interval`: of rates, Wilson's or the exact one, which is wider. `precision`: the
+    type of the base's weights.
     """
 
     taxonomy: str = "taxonomy"
     policy: str = ""
+    precision: Annotated[Literal["fp32", "bf16"], unsaid("fp32")] = "fp32"
     batch: Count = 64
     max_new_tokens: Count = 128
     refusal_markers: tuple[str, ...] = REFUSAL_MARKERS

@@ -107,7 +107,7 @@ def refused(said: Said, here: Path, *words: str) -> None:
     [
         (
             ["--preset", "tinny"],
-            "unknown preset 'tinny'; did you mean 'tiny'? give one of llava-1.5-7b-48gb,",
+            "unknown preset 'tinny'; did you mean 'tiny'? give one of llava-1.5-7b-24gb,",
         ),
         (["--preset", ""], "or the path of a .toml file"),
         (["--preset", "../taxonomy"], "unknown preset '../taxonomy'"),

@@ -43,7 +43,7 @@ from schemas.sweep import PointsConfig
 from schemas.taxonomy import load_taxonomy
 from tasks.answer import answer_one, in_words
 from tasks.evaluate import evaluate
-from tasks.evaluate.arms import open_oracle
+from tasks.evaluate.arms import open_backbone, open_oracle
 from tasks.evaluate.points import evaluate_points, read_points
 from tasks.evaluate.step import read_report
 from tasks.report import ReportInputs, report
@@ -329,7 +329,10 @@ def small(name: str) -> MethodConfig:
 def test_the_oracle_is_given_the_hint_of_each_items_own_label_and_nothing_without_an_image(run):
     store, made = run
     respond = open_oracle(
-        store.local(made.base) / "model", small("hint-only"), taxonomy=TAXONOMY, max_new_tokens=2
+        open_backbone(store.local(made.base) / "model"),
+        small("hint-only"),
+        taxonomy=TAXONOMY,
+        max_new_tokens=2,
     )
     h = torch.randn(64, 32)
     labels = [("privacy", 2), ("clean", 0), ("insults", 3), ("privacy", 2)]
@@ -362,6 +365,21 @@ def test_evaluation_and_report_go_with_what_a_method_has(run, name):
     assert numbers["arms"] == ["base", arm]
     # Only a cross-attention can show where it looked.
     assert ("attention" in numbers) == (method.head == "cross_attention")
+
+
+def test_an_evaluation_may_keep_its_base_in_half_precision(run):
+    store, made = run
+    assert open_backbone(store.local(made.base) / "model", half=True).dtype is torch.bfloat16
+    model = small_stage(store, made.base, small("psa-vlm"), stage="stage1")
+    config = EvaluateConfig(bootstrap=20, max_new_tokens=2, precision="bf16")
+    data = (made.base, made.labelled, made.features)
+    half = evaluate(config, "stage1", *data, store=store, model=model)
+    whole = evaluated(run, "stage1", model)
+    assert half.fingerprint != whole.fingerprint and half.counts == whole.counts
+    found, expected = (read_report(one, store=store).metrics for one in (half, whole))
+    assert found.keys() == expected.keys()
+    assert found["type_accuracy"].value == pytest.approx(expected["type_accuracy"].value, abs=0.1)
+    assert "precision" not in EvaluateConfig().model_dump()
 
 
 @pytest.mark.parametrize("name", ["sft", "guard-mlp", "psavlm-plus"])

@@ -16,6 +16,7 @@ from model.checkpoint import (
     load_state,
     save_model,
     save_state,
+    state_tensors,
 )
 from model.lora import add_lora, lora_parameters
 from model.prompts import ask, teach
@@ -298,7 +299,7 @@ def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(part, features
     first = new_model(lora=True)
     trained, optimizer = run(first, part, features, first=0, last=3)
     state = TrainingState(stage=stage, part=part, step=3, note={"seen": 12})
-    save_state(tmp_path, trained, optimizer, state)
+    save_state(tmp_path, state_tensors(trained, optimizer), state)
     second = new_model(lora=True)
     trained, optimizer = run(second, part, features, first=0, last=0)
     assert load_state(tmp_path, trained, optimizer) == state
@@ -321,7 +322,7 @@ def test_a_state_before_the_first_step_and_a_foreign_one(features, tmp_path):
     model = new_model()
     trained, optimizer = run(model, "tokens", features, first=0, last=0)
     state = TrainingState(stage=Stage.CONCEPTS, part="tokens", step=0)
-    save_state(tmp_path, trained, optimizer, state)
+    save_state(tmp_path, state_tensors(trained, optimizer), state)
     assert load_state(tmp_path, trained, optimizer) == state
     others, other_optimizer = run(model, "concept", features, first=0, last=0)
     with pytest.raises(StorageError, match="missing .*head.*surplus .*s_llm"):

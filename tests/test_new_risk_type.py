@@ -170,7 +170,9 @@ def worker_of(config: PipelineConfig, made: dict[str, Artifact], store: Store) -
         progress=f"{store.root}/progress.json",
     )
     data = TrainingData(store.local(made["balance"]), made["encode"], taxonomy)
-    return Worker(job, _load(job, store), data, 0, 1, Reporter(job, 0))
+    return Worker(
+        job, _load(job, store, torch.device("cpu"), workers=1), data, 0, 1, Reporter(job, 0)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -218,7 +218,7 @@ class House:
             progress=f"{self.store.root}/progress.json",
         )  # fmt: skip
         if self.model is None:
-            self.model = _load(job, self.store)
+            self.model = _load(job, self.store, torch.device("cpu"), workers=1)
         elif "lora" in own.parts:
             add_lora(self.model.backbone, own.method, seed=own.seed)
         data = TrainingData(self.store.local(order), self.made["encode"], TAXONOMY)

@@ -525,7 +525,8 @@ def test_formats_presets_mappings_and_hints():
         "beavertails-v", "jailbreakv-28k", "llava-questions", "llavaguard", "spa-vl", "unsafebench",
     ]  # fmt: skip
     assert shipped("presets") == [
-        "llava-1.5-7b-48gb", "llava-1.5-7b-80gb", "tiny", "tiny-hard",
+        "llava-1.5-7b-24gb", "llava-1.5-7b-48gb", "llava-1.5-7b-80gb", "llava-1.5-7b-8x80gb",
+        "tiny", "tiny-hard",
     ]  # fmt: skip
     assert shipped("mappings") == [
         "beavertails-v", "canonical", "clean", "figstep", "jailbreakv-28k", "llavaguard",

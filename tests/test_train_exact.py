@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from infra import ray_cluster
 from infra.store import Store
-from model.checkpoint import TrainingState, load_state
+from model.checkpoint import TrainingState, load_state, state_tensors
 from model.losses import IGNORED, answer_sums, language_loss
 from model.precision import base_type, recompute
 from model.stages import freeze_for
@@ -296,7 +296,7 @@ def checkpoint(folder, tmp_path_factory) -> tuple[Path, Worker, dict]:
     worker.gather_order()
     state = TrainingState(stage=Stage.CONCEPTS, part="concept", step=3)
     path = tmp_path_factory.mktemp("checkpoint")
-    write_checkpoint(worker, path, parameters, optimizer, state)
+    write_checkpoint(worker, path, state_tensors(parameters, optimizer), state)
     return path, worker, parameters
 
 

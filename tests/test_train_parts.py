@@ -1,17 +1,13 @@
-"""Training's parts: what a batch holds, what each loss counts, and that workers add up to one.
+"""Training's parts: what a batch holds, and what each loss counts.
 
-Run as a script, this file is all workers of the tests with several (see `_all_workers`).
+Several workers: test_train_workers.py.
 """
 
 import hashlib
 import io
 import json
-import multiprocessing
 import os
-import subprocess
-import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.distributed as dist
 from PIL import Image
 
 from infra.store import Store
@@ -29,7 +24,6 @@ from model.lora import add_lora, lora_parameters
 from model.prompts import teach
 from model.psavlm import PsaVlm
 from model.stages import freeze_for
-from model.steps import seed_step
 from model.tiny_llava import new_llava, new_processor, new_tokenizer
 from schemas.artifact import Artifact
 from schemas.config import BaseConfig, EncodeConfig, MethodConfig, PartConfig, Stage, TrainConfig
@@ -336,107 +330,7 @@ def test_which_prompts_are_hinted_is_drawn_anew_for_every_step_and_by_hash_alone
     assert set(drawn(item, 1.0)) == {True} and set(drawn(item, 0.0)) == {False}
 
 
-# --- several workers, and micro-batches ---
-
-# Workers by the items that each of them takes at a time: a global batch of 8 in all of them.
-WORLDS = {1: 8, 2: 4, 4: 2}
-STEPS = 2
-
-
-def steps(
-    folder: Path, *, rank: int, world: int, micro: int | None
-) -> dict[str, list[torch.Tensor]]:
-    """Per part: loss and gradients of some steps, as the loop computes them."""
-    found = {}
-    for stage, parts in PARTS.items():
-        worker = new_worker(folder, stage, rank=rank, world=world)
-        worker.model.train()
-        for name, settings in parts.items():
-            part = PartConfig(**{**dict(settings), "micro_batch": micro})
-            names = freeze_for(worker.model, stage, name)
-            parameters = [worker.model.get_parameter(n) for n in names]
-            found[name] = []
-            for step in range(STEPS):
-                seed_step(0, step, rank)
-                worker.model.zero_grad(set_to_none=True)
-                loss = backward(worker, name, worker.items(step, part), step, part)["loss"]
-                gradients = [p.grad.reshape(-1) for p in parameters]
-                found[name].append(torch.cat([torch.tensor([loss]), *gradients]))
-    return found
-
-
-def _one_of(folder: Path, rank: int, world: int) -> None:
-    """What one of several workers runs; each leaves what it found."""
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting-{world}",
-        rank=rank,
-        world_size=world,
-        timeout=timedelta(seconds=300),
-    )
-    found = steps(folder, rank=rank, world=world, micro=WORLDS[world])
-    torch.save(found, folder / f"{world}-{rank}.pt")
-    dist.destroy_process_group()
-
-
-def _all_workers(folder: Path) -> None:
-    """What the process of the test runs: it imports all once, and its forks are the workers."""
-    for world in list(WORLDS)[1:]:
-        fork = multiprocessing.get_context("fork")
-        workers = [fork.Process(target=_one_of, args=(folder, r, world)) for r in range(world)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(300)
-        if any(worker.exitcode != 0 for worker in workers):
-            sys.exit(f"of {world} workers: {[worker.exitcode for worker in workers]}")
-
-
-@pytest.fixture(scope="module")
-def found(folder) -> dict[tuple[int, int], dict[str, list[torch.Tensor]]]:
-    """What every worker of every world has found."""
-    settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    settings["GLOO_SOCKET_IFNAME"] = "lo"
-    new_data(folder)  # one writer
-    script = [sys.executable, __file__, str(folder)]
-    done = subprocess.run(
-        script, env={**os.environ, **settings}, stderr=subprocess.PIPE, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    ranks = [(world, rank) for world in list(WORLDS)[1:] for rank in range(world)]
-    alone = {(1, 0): steps(folder, rank=0, world=1, micro=None)}
-    return {**alone, **{at: torch.load(folder / f"{at[0]}-{at[1]}.pt") for at in ranks}}
-
-
-@pytest.mark.parametrize("world", [2, 4])
-def test_more_workers_with_fewer_items_at_a_time_have_the_loss_and_the_gradients_of_one(
-    world, folder, found
-):
-    data = new_data(folder)
-    shares = [[data.batch(step, 8, rank, world) for rank in range(world)] for step in range(STEPS)]
-    with_image = [[sum(i.image_id is not None for i in one) for one in step] for step in shares]
-    taught = [[sum(i.teaches_language for i in one) for one in step] for step in shares]
-    # A mean of the workers' means would be wrong here.
-    assert any(len(set(step)) > 1 for step in with_image + taught)
-    for name, expected in found[1, 0].items():
-        assert len(expected) == STEPS and all(float(e[0]) > 0 for e in expected)
-        for step, one in enumerate(expected):
-            mine = [found[world, rank][name][step] for rank in range(world)]
-            assert all(torch.equal(mine[0], theirs) for theirs in mine)
-            assert float(mine[0][0]) == pytest.approx(float(one[0]), rel=1e-6)
-            assert torch.allclose(mine[0][1:], one[1:], atol=1e-5, rtol=1e-4)
-            assert one[1:].abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("micro", [1, 3, 4])
-def test_micro_batches_of_any_size_have_the_loss_and_the_gradients_of_the_whole(
-    micro, folder, found
-):
-    pieces = steps(folder, rank=0, world=1, micro=micro)
-    for name, expected in found[1, 0].items():
-        for one, other in zip(expected, pieces[name], strict=True):
-            assert float(other[0]) == pytest.approx(float(one[0]), rel=1e-6)
-            assert torch.allclose(other[1:], one[1:], atol=1e-5, rtol=1e-4)
+# --- micro-batches ---
 
 
 def test_micro_batches_begin_with_the_longest_items_and_a_whole_batch_keeps_its_order():
@@ -653,7 +547,3 @@ def test_rows_of_text_alone_have_no_features(snapshot):
 def test_a_question_is_what_the_user_says_first():
     turns = (Message("user", "a ?"), Message("assistant", "b"), Message("user", "c ?"))
     assert Item("i", None, turns, 6, 0, teaches_language=True).question == "a ?"
-
-
-if __name__ == "__main__":
-    _all_workers(Path(sys.argv[1]))

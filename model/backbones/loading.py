@@ -12,11 +12,20 @@ from model.backbone import Backbone
 from model.backbones.registry import family_of
 from model.memory import check_memory
 from model.pretrained import SETTINGS, check_settings
+from model.quantise import four_bit
 from schemas.errors import StorageError
 
 
-def load(name: str, *, revision: str = "", dtype: torch.dtype = torch.float32) -> Backbone:
+def load(
+    name: str,
+    *,
+    revision: str = "",
+    dtype: torch.dtype = torch.float32,
+    four_bit_on: torch.device | None = None,
+) -> Backbone:
     """A model folder, or a hub name when no such folder exists.
+
+    With `four_bit_on` it lies on that device, its language model's layers in NF4.
 
     Raises:
         ConfigError: a family without a class here, weights that must be converted first, or that
@@ -34,9 +43,12 @@ def load(name: str, *, revision: str = "", dtype: torch.dtype = torch.float32) -
             raise OSError(f"there is no {SETTINGS} of a model")
         check_settings(name, settings)
         family = family_of(str(settings.get("model_type", "")))
-        if Path(name).is_dir():
+        place: dict[str, Any] = {}
+        if four_bit_on is not None:
+            place = four_bit(four_bit_on, dtype)
+        elif Path(name).is_dir():
             check_memory(Path(name), dtype)
-        vlm = _weights(family, name, dtype, source)
+        vlm = _weights(family, name, dtype, {**place, **source})
         tokenizer = AutoTokenizer.from_pretrained(name, **source)
         images = family.IMAGES.from_pretrained(name, **source)
     except (OSError, ValueError) as error:

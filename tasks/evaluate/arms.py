@@ -22,10 +22,9 @@ Respond = Callable[[Sequence[ImageFeatures | None], Sequence[str], Sequence[Labe
 
 
 def open_arm(
-    base: Path, model: Path | None, *, policy: OperatorPolicy | None, max_new_tokens: int
+    backbone: Backbone, model: Path | None, *, policy: OperatorPolicy | None, max_new_tokens: int
 ) -> Respond:
     """A function from features h_o [P, V], questions and labels (not used) to answers."""
-    backbone = open_backbone(base)
     if model is None:
         return lambda features, questions, _: bare(backbone, features, questions, max_new_tokens)
     guarded, intervention = open_guarded(model, backbone, policy=policy)
@@ -35,13 +34,12 @@ def open_arm(
 
 
 def open_oracle(
-    base: Path, method: MethodConfig, *, taxonomy: Taxonomy, max_new_tokens: int
+    backbone: Backbone, method: MethodConfig, *, taxonomy: Taxonomy, max_new_tokens: int
 ) -> Respond:
     """The untrained base, given the hint of each item's own label: what prompting can reach.
 
     Its answers carry no verdict: nothing was seen.
     """
-    backbone = open_backbone(base)
     types, levels = len(taxonomy.types), len(taxonomy.levels)
     guarded = GuardedVlm(
         PsaVlm.new(backbone, method, types=types, levels=levels),
@@ -69,9 +67,9 @@ def open_oracle(
     return respond
 
 
-def open_backbone(base: Path) -> Backbone:
-    """The frozen base, on the GPU if there is one."""
-    backbone = Backbone.load(str(base))
+def open_backbone(base: Path, *, half: bool = False) -> Backbone:
+    """The frozen base, on the GPU if there is one; `half` is in bfloat16."""
+    backbone = Backbone.load(str(base), dtype=torch.bfloat16 if half else torch.float32)
     backbone.freeze()
     if torch.cuda.is_available():
         backbone.to("cuda")

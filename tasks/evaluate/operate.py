@@ -70,9 +70,10 @@ class Operator:
         features: Artifact,
         *,
         batch: int,
+        half: bool = False,
         policy: OperatorPolicy | None = None,
     ) -> None:
-        backbone = open_backbone(base)
+        backbone = open_backbone(base, half=half)
         self.guarded, self.intervention = open_guarded(model, backbone, policy=policy)
         self.cache = FeatureCache(features)
         self.batch = batch
@@ -86,6 +87,7 @@ class Operator:
             parents["features"],
             policy=operators_policy(config.policy, taxonomy=load_taxonomy(config.taxonomy)),
             batch=config.batch,
+            half=config.precision == "bf16",
         )
 
     def operate(

@@ -92,10 +92,11 @@ class Asked:
 
     def open(self) -> "Respond":
         """How this arm answers."""
-        from tasks.evaluate.arms import open_arm, open_oracle
+        from tasks.evaluate.arms import open_arm, open_backbone, open_oracle
 
         taxonomy = load_taxonomy(self.config.taxonomy)
-        base = self.store.local(self.parents["base"]) / FOLDER
+        half = self.config.precision == "bf16"
+        base = open_backbone(self.store.local(self.parents["base"]) / FOLDER, half=half)
         longest = self.config.max_new_tokens
         if self.oracle is not None:
             return open_oracle(base, self.oracle, taxonomy=taxonomy, max_new_tokens=longest)

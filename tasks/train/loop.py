@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from model.checkpoint import TrainingState
 from model.stages import freeze_for
@@ -119,7 +120,11 @@ def backward(
 
 
 def _summed(worker: Worker, parameters: list[nn.Parameter]) -> list[float]:
-    """The workers' counts and gradients, summed in one collective; gradients are left in place."""
+    """The workers' counts and gradients, summed in one collective; gradients are left in place.
+
+    Those of shards are sums already.
+    """
+    parameters = [p for p in parameters if not isinstance(p, DTensor)]
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     counts = worker.meter.take()
     flat = torch.cat([counts, *(g.reshape(-1) for g in gradients)])

@@ -74,7 +74,8 @@ def language_losses(
             )
         taken = [lengths[i] for i in some]
         worker.meter.add(tokens=sums.tokens, tokens_right=sums.right)
-        worker.meter.add(positions=sum(taken), padded=len(taken) * max(taken))
+        padded = sum(taken) if worker.model.packs else len(taken) * max(taken)
+        worker.meter.add(positions=sum(taken), padded=padded)
         yield sums.total / whole
 
 

@@ -1,5 +1,6 @@
 """The model that a stage ends with, in its published form, its guard calibrated."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,8 +16,13 @@ from tasks.train.worker import Worker
 CALIBRATION_BATCH = 256
 
 
-def publish(worker: Worker, folder: Path) -> None:
-    """Write `model/` of the stage's artifact; later stages keep the guard of the first."""
+def publish(
+    worker: Worker, folder: Path, language: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """Write `model/` of the stage's artifact; later stages keep the guard of the first.
+
+    `language` as for `save_model`.
+    """
     job = worker.job
     store = Store(job.root)
     if job.inputs.start is not None:
@@ -35,6 +41,7 @@ def publish(worker: Worker, folder: Path) -> None:
         hints=job.hints,
         base=BaseReference(name=name, revision=revision),
         policy=policy,
+        language=language,
     )
 
 

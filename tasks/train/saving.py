@@ -17,9 +17,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from model.checkpoint import TrainingState, language_weights, load_state, save_state
+from model.checkpoint import (
+    PARAMETER,
+    TrainingState,
+    as_language,
+    language_weights,
+    load_state,
+    save_state,
+    state_tensors,
+)
 from model.lora import lora_parameters
-from model.tensors import copy_tensors, read_tensors, write_tensors
+from model.tensors import copy_tensors, read_tensors, whole, write_tensors
 from schemas.errors import StorageError, TrainingError
 from tasks.base_model import FOLDER
 from tasks.train.job import CURVE, ORDER
@@ -85,7 +93,10 @@ def read_checkpoint(worker: Worker, folder: Path) -> TrainingState:
             "delete the run's folder"
         )
     weights = read_tensors(folder / WEIGHTS)
-    copy_tensors(weights, _weights(worker), where=folder / WEIGHTS)
+    wanted = _weights(worker)
+    if "full" in worker.job.config.parts:
+        wanted |= language_weights(worker.model)
+    copy_tensors(weights, wanted, where=folder / WEIGHTS)
     worker.losses[:] = pq.read_table(folder / CURVE).to_pylist()
     worker.order = pq.read_table(folder / ORDER)
     return state
@@ -116,12 +127,13 @@ def report_checkpoint(  # noqa: PLR0913 - what a checkpoint holds
     from ray.train import CheckpointUploadMode as Mode
 
     worker.gather_order()
+    tensors = whole(state_tensors(parameters, optimizer), keep=worker.rank == 0)
     if worker.rank != 0:
         ray.train.report(metrics)
         return
     # Deleted by Ray when it is copied.
     path = Path(tempfile.mkdtemp(prefix="psavlm-checkpoint-"))
-    write_checkpoint(worker, path, parameters, optimizer, state)
+    write_checkpoint(worker, path, tensors, state)
     ray.train.report(
         metrics,
         checkpoint=ray.train.Checkpoint.from_directory(path),
@@ -133,18 +145,25 @@ def report_checkpoint(  # noqa: PLR0913 - what a checkpoint holds
 def write_checkpoint(
     worker: Worker,
     folder: Path,
-    parameters: dict[str, nn.Parameter],
-    optimizer: torch.optim.AdamW,
+    tensors: dict[str, Tensor],
     state: TrainingState,
 ) -> None:
-    """All files of a checkpoint, and last the one that names them."""
+    """All files of a checkpoint, and last the one that names them.
+
+    Args:
+        worker: rank 0.
+        folder: an empty one.
+        tensors: whole parameters and moments of the part that runs (`state_tensors`).
+        state: where it stands.
+    """
     state = TrainingState.model_validate({**dict(state), "note": _note(worker)})
-    write_tensors(folder / WEIGHTS, _weights(worker))
-    save_state(folder / STATE, parameters, optimizer, state)
+    language = _language(worker, tensors)
+    write_tensors(folder / WEIGHTS, _weights(worker) | language)
+    save_state(folder / STATE, tensors, state)
     pq.write_table(pa.Table.from_pylist(worker.losses, schema=POINTS), folder / CURVE)
     pq.write_table(worker.order, folder / ORDER)
     if worker.is_last(state):
-        publish(worker, folder / FOLDER)
+        publish(worker, folder / FOLDER, language)
     seal(folder)
 
 
@@ -169,6 +188,12 @@ def _agreed(state: TrainingState) -> None:
 def _weights(worker: Worker) -> dict[str, Tensor]:
     model = worker.model
     weights = {f"safety.{n}": t for n, t in model.safety.state_dict().items()}
-    if "full" in worker.job.config.parts:
-        weights |= language_weights(model)
     return {**weights, **lora_parameters(model.backbone)}
+
+
+def _language(worker: Worker, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The base's own weights that `full` has trained, whole; none where another part trains."""
+    if "full" not in worker.job.config.parts:
+        return {}
+    found = {n.removeprefix(PARAMETER): t for n, t in tensors.items() if n.startswith(PARAMETER)}
+    return as_language(found)

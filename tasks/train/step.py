@@ -73,6 +73,10 @@ def ingredients(
 ) -> dict[str, Any]:
     """What makes the artifact itself, with the libraries of this process."""
     settings = {"taxonomy": content_hash(taxonomy), "hints": content_hash(hints)}
+    if config.quantise != "none":
+        from model.quantise import quantiser
+
+        settings |= quantiser()
     parents = inputs.parents()
     return {"config": config, "parents": parents, "inputs": {**libraries(), **settings}}
 

@@ -1,5 +1,6 @@
 """One process of a training run: its model, its data, its place among the others."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,11 @@ from infra.store import Store
 from model.backbone import Backbone
 from model.checkpoint import TrainingState, load_model
 from model.lora import add_lora
+from model.packing import attend_by, attention_of, best_attention, can_pack
 from model.precision import base_type, recompute
 from model.psavlm import PsaVlm
-from schemas.config import PartConfig, Stage
+from model.shards import shard_layers
+from schemas.config import PartConfig, Stage, TrainConfig
 from schemas.errors import ConfigError
 from tasks.base_model import FOLDER
 from tasks.credentials import use_credentials
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 # What was trained on: `row` is the place among the balanced rows sorted by sample_id, as in
 # plan.parquet; a global batch's rows stand in the order of the workers.
 ROWS_SEEN = pa.schema([("part", pa.string()), ("step", pa.int32()), ("row", pa.int32())])
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -95,7 +99,7 @@ def open_worker(job: Job) -> Worker:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     store = Store(job.root)
-    model = _load(job, store).to(get_device())
+    model = _load(job, store, get_device(), workers=world)
     data = TrainingData(
         store.local(job.inputs.balanced),
         job.inputs.features,
@@ -114,9 +118,21 @@ def open_worker(job: Job) -> Worker:
     return Worker(job, model, data, rank, world, Reporter(job, rank), **told)
 
 
-def _load(job: Job, store: Store) -> PsaVlm:
+def choose_kernel(model: PsaVlm, config: TrainConfig, device: torch.device) -> None:
+    """Let the language model attend by the best kernel here, and pack where that kernel can."""
+    attend_by(model.backbone, best_attention(config, model.backbone, device))
+    model.packs = config.packing == "auto" and can_pack(model.backbone)
+    kernel, packing = attention_of(model.backbone), "on" if model.packs else "off"
+    log.info("%s attends by %s, packing %s", config.stage.value, kernel, packing)
+
+
+def _load(job: Job, store: Store, device: torch.device, *, workers: int) -> PsaVlm:
     config = job.config
-    backbone = Backbone.load(str(store.local(job.inputs.base) / FOLDER), dtype=base_type(config))
+    backbone = Backbone.load(
+        str(store.local(job.inputs.base) / FOLDER),
+        dtype=base_type(config),
+        four_bit_on=device if config.quantise == "4bit" else None,
+    )
     if job.inputs.start is not None:
         model, card = load_model(store.local(job.inputs.start) / FOLDER, backbone)
         if card.taxonomy != job.taxonomy:
@@ -138,4 +154,8 @@ def _load(job: Job, store: Store) -> PsaVlm:
     if "lora" in config.parts:
         add_lora(backbone, config.method, seed=config.seed)
     recompute(backbone, config.recompute)
-    return model
+    choose_kernel(model, config, device)
+    if config.shard == "fsdp":
+        half = config.precision == "bf16"
+        shard_layers(backbone, device, workers=workers, half=half)
+    return model.to(device)

@@ -37,7 +37,7 @@ from tasks.train.loop import backward
 from tasks.train.losses import LOSSES
 from tasks.train.meter import Meter, peak_rate
 from tasks.train.reporter import Reporter
-from tasks.train.worker import Worker
+from tasks.train.worker import Worker, choose_kernel
 from tests.shelf import keep_features
 
 TAXONOMY = load_taxonomy()
@@ -147,8 +147,10 @@ class Bench:
         recompute(backbone, self.shape.recompute)
         freeze_for(model, stage, name)
         model.train()
+        config = self.config(stage, {name: part})
+        choose_kernel(model, config, backbone.device)
         job = Job(
-            config=self.config(stage, {name: part}),
+            config=config,
             inputs=Inputs(**dict.fromkeys(("base", "balanced", "features", "labelled"), self.kept)),
             taxonomy=TAXONOMY,
             hints=load_hints("default", taxonomy=TAXONOMY),
