@@ -162,13 +162,12 @@ class Submission:
                 f"the cluster at {self.address} has not answered for {TOO_FAR_S / 60:.0f} minutes; "
                 f"job {name} may go on there, and the same command rejoins it"
             )
-        state = details.status.value
-        if state == "STOPPED":
+        if details.status.value == "STOPPED":
             raise StoppedError(
                 f"job {name} was stopped on the cluster: the same command goes on from its last "
                 f"checkpoint (log: {where})"
             )
-        if state == "FAILED":
+        if details.status.value == "FAILED":
             log = self._patiently(lambda: self.client.get_job_logs(name)) or ""
             raise failure(log, details.message or "", where=where)
 
