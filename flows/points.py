@@ -19,7 +19,7 @@ from flows.page import log
 from flows.steps import RETRIES, RETRY_DELAY_S, as_task, worth_retrying
 from flows.told import told
 from infra import ray_cluster
-from infra.cluster_address import check_cluster
+from infra.cluster_address import check_cluster, to_join
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import NOTHING, HeldOut, PipelineConfig
@@ -136,7 +136,7 @@ class Runner(Generic[Done]):
 
 def shared(config: PipelineConfig, store: Store, cluster: str) -> Artifact:
     """Make what all points share, as named tasks; returns the labelled rows."""
-    run: dict[str, Any] = {"store": store, "cluster": cluster}
+    run: dict[str, Any] = {"store": store, "cluster": to_join(cluster)}
     do = told(as_task, also=log)
     made = up_to(pipeline(config, store=store, do=do, cluster=cluster), "validate")
     labelled, samples = made["validate"], made["ingest"]

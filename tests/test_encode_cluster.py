@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from infra import ray_cluster
+from infra.ray_settings import own_settings
 from schemas.config import EncodeConfig
 from schemas.errors import StorageError
 from tasks.encode import FeatureCache, cluster, encode
@@ -31,7 +32,7 @@ IMAGES = 240
 def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Two nodes of one CPU each."""
     monkeypatch.setenv("MARK", str(tmp_path))  # tells its processes from others
-    for name, value in ray_cluster.own_settings(tmp_path).items():
+    for name, value in own_settings(tmp_path).items():
         monkeypatch.setenv(name, value)
     from ray.cluster_utils import Cluster
 
