@@ -1,18 +1,15 @@
-"""What training leaves on disk: safetensors and JSON only, no pickle (DESIGN.md section 4).
+"""A trained model on disk: safetensors and JSON only, no pickle (DESIGN.md section 4).
 
 A published model folder holds `model.json` (what it is and what base it belongs to),
 `safety.safetensors`, and after stage 2 peft's `adapter_config.json` and
 `adapter_model.safetensors`, or for stage 2 `full` the changed weights of language model and
-projector in `language.safetensors`, named as in the base. A training state
-(`state.json`, `state.safetensors`) is for exact resume of one part of a stage.
+projector in `language.safetensors`, named as in the base.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -21,18 +18,15 @@ from model.lora import load_lora, lora_parameters, save_lora
 from model.policy import GuardPolicy
 from model.psavlm import PsaVlm
 from model.stages import trained_by
-from model.tensors import copy_tensors, read_tensors, write_tensors
+from model.tensors import copy_tensors, read_record, read_tensors, write_tensors
 from schemas.config import MethodConfig, Stage
-from schemas.errors import ConfigError, StorageError
+from schemas.errors import ConfigError
 from schemas.frozen import Frozen
 from schemas.hints import Hints
 from schemas.taxonomy import Taxonomy
 
 CARD, SAFETY, LANGUAGE = "model.json", "safety.safetensors", "language.safetensors"
-STATE, STATE_TENSORS = "state.json", "state.safetensors"
 PREFIX = "llava."  # of every family's tensors in LANGUAGE: so they are called since format 1
-PARAMETER, MOMENTS = "parameter/", ("step", "exp_avg", "exp_avg_sq")
-Record = TypeVar("Record", bound=Frozen)
 
 
 class BaseReference(Frozen):
@@ -63,16 +57,6 @@ class ModelCard(Frozen):
     # PsaVlm.trains_with of this stage; left out where all was as usual.
     trained_with: Annotated[dict[str, str], Field(exclude_if={}.__eq__)] = {}
     policy: GuardPolicy = GuardPolicy()
-
-
-class TrainingState(Frozen):
-    """Where a part of a stage stands: `step` optimiser steps are done; `note` is the caller's."""
-
-    format: Literal[1] = 1
-    stage: Stage
-    part: str
-    step: int
-    note: dict[str, Any] = {}
 
 
 def save_model(  # noqa: PLR0913 - the fields of the card
@@ -132,7 +116,7 @@ def load_card(folder: Path) -> ModelCard:
     Raises:
         StorageError: no such file, or one that is damaged or of another format.
     """
-    return _read(folder / CARD, ModelCard)
+    return read_record(folder / CARD, ModelCard)
 
 
 def load_model(folder: Path, backbone: Backbone) -> tuple[PsaVlm, ModelCard]:
@@ -169,71 +153,3 @@ def load_model(folder: Path, backbone: Backbone) -> tuple[PsaVlm, ModelCard]:
         where = folder / LANGUAGE
         copy_tensors(read_tensors(where), language_weights(model), where=where)
     return model.eval(), card
-
-
-def state_tensors(trained: Mapping[str, Tensor], optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
-    """Parameters and AdamW moments by name.
-
-    Args:
-        trained: the parameters by name.
-        optimizer: AdamW over exactly these.
-    """
-    _names(trained, optimizer)
-    tensors = {PARAMETER + name: p.detach() for name, p in trained.items()}
-    for name, parameter in trained.items():
-        moments = optimizer.state.get(parameter, {})
-        tensors |= {f"{key}/{name}": moments[key] for key in MOMENTS if key in moments}
-    return tensors
-
-
-def save_state(folder: Path, tensors: Mapping[str, Tensor], state: TrainingState) -> None:
-    """Writes what `state_tensors` gave, and `state.json` last.
-
-    Args:
-        folder: made if missing.
-        tensors: whole ones.
-        state: stage, part and steps done.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / STATE_TENSORS, tensors)
-    (folder / STATE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def load_state(
-    folder: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.AdamW
-) -> TrainingState:
-    """Puts parameters and moments back in place; going on is bit-identical to never stopping.
-
-    Raises:
-        StorageError: damaged files, or tensors that do not fit.
-    """
-    names = _names(trained, optimizer)
-    state = _read(folder / STATE, TrainingState)
-    stored = read_tensors(folder / STATE_TENSORS)
-    wanted = {PARAMETER + name: p for name, p in trained.items()}
-    moments = {}
-    for index, name in enumerate(names if state.step else ()):
-        p = trained[name]
-        like = (torch.zeros(()), torch.zeros_like(p), torch.zeros_like(p))
-        moments[index] = dict(zip(MOMENTS, like, strict=True))
-        wanted |= {f"{key}/{name}": moments[index][key] for key in MOMENTS}
-    copy_tensors(stored, wanted, where=folder / STATE_TENSORS)
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    return state
-
-
-def _names(trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> list[str]:
-    """The parameters' names in the optimiser's order."""
-    names = {id(p): name for name, p in trained.items()}
-    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    if sorted(held) != sorted(names):
-        raise ConfigError("the optimiser holds other parameters than those to save or load")
-    return [names[one] for one in held]
-
-
-def _read(path: Path, kind: type[Record]) -> Record:
-    try:
-        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path} is not a readable {kind.__name__}: {error}") from error

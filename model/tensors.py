@@ -1,8 +1,10 @@
 """Named tensors on disk and into place: safetensors only, strict about names and shapes."""
 
+import json
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -11,6 +13,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from schemas.errors import StorageError
+from schemas.frozen import Frozen
+
+Record = TypeVar("Record", bound=Frozen)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -91,3 +96,11 @@ def _part(stored: Tensor, tensor: Tensor) -> Tensor:
     return distribute_tensor(
         stored.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None
     )
+
+
+def read_record(path: Path, kind: type[Record]) -> Record:
+    """What a JSON file holds; StorageError if it is missing or no such record."""
+    try:
+        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} is not a readable {kind.__name__}: {error}") from error

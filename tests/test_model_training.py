@@ -8,16 +8,7 @@ import torch
 from peft import PeftModel
 
 from model.backbones.llava import Llava
-from model.checkpoint import (
-    BaseReference,
-    TrainingState,
-    load_card,
-    load_model,
-    load_state,
-    save_model,
-    save_state,
-    state_tensors,
-)
+from model.checkpoint import BaseReference, load_card, load_model, save_model
 from model.lora import add_lora, lora_parameters
 from model.prompts import ask, teach
 from model.psavlm import PsaVlm
@@ -25,6 +16,7 @@ from model.stages import TRAINS, freeze_for
 from model.steps import apply_gradients, learning_rate, new_optimizer, seed_step, train_step
 from model.tensors import read_tensors, write_tensors
 from model.tiny_llava import new_llava, new_processor, new_tokenizer
+from model.training_state import TrainingState, load_state, save_state, state_tensors
 from schemas.config import BaseConfig, MethodConfig, PartConfig, Stage
 from schemas.errors import ConfigError, StorageError, TrainingError
 from schemas.hints import load_hints

@@ -20,11 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from infra import ray_cluster
 from infra.store import Store
-from model.checkpoint import TrainingState, load_state, state_tensors
 from model.losses import IGNORED, answer_sums, language_loss
 from model.precision import base_type, recompute
 from model.stages import freeze_for
 from model.steps import new_optimizer, seed_step
+from model.training_state import TrainingState, load_state, state_tensors
 from schemas.config import PartConfig, Stage, TrainConfig
 from schemas.errors import StoppedError, TrainingError
 from tasks.train.data import TrainingData

@@ -17,22 +17,14 @@ import torch.distributed as dist
 from pydantic import ValidationError
 from torch.distributed.tensor import DTensor
 
-from model.checkpoint import (
-    PARAMETER,
-    BaseReference,
-    TrainingState,
-    as_language,
-    load_model,
-    load_state,
-    save_model,
-    state_tensors,
-)
+from model.checkpoint import BaseReference, as_language, load_model, save_model
 from model.precision import recompute
 from model.psavlm import PsaVlm
 from model.shards import shard_layers
 from model.stages import freeze_for
 from model.steps import apply_gradients, new_optimizer, seed_step
 from model.tensors import read_tensors, whole
+from model.training_state import PARAMETER, TrainingState, load_state, state_tensors
 from schemas.config import MethodConfig, PartConfig, Stage, TrainConfig
 from tasks.train.faults import culprits
 from tasks.train.loop import backward

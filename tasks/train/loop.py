@@ -13,9 +13,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from model.checkpoint import TrainingState
 from model.stages import freeze_for
 from model.steps import apply_gradients, new_optimizer, seed_step
+from model.training_state import TrainingState
 from schemas.config import PartConfig
 from schemas.taxonomy import CLEAN
 from tasks.train.data import Item

@@ -17,17 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from model.checkpoint import (
-    PARAMETER,
-    TrainingState,
-    as_language,
-    language_weights,
-    load_state,
-    save_state,
-    state_tensors,
-)
+from model.checkpoint import as_language, language_weights
 from model.lora import lora_parameters
 from model.tensors import copy_tensors, read_tensors, whole, write_tensors
+from model.training_state import PARAMETER, TrainingState, load_state, save_state, state_tensors
 from schemas.errors import StorageError, TrainingError
 from tasks.base_model import FOLDER
 from tasks.train.job import CURVE, ORDER

@@ -11,12 +11,13 @@ import torch.distributed as dist
 
 from infra.store import Store
 from model.backbone import Backbone
-from model.checkpoint import TrainingState, load_model
+from model.checkpoint import load_model
 from model.lora import add_lora
 from model.packing import attend_by, attention_of, best_attention, can_pack
 from model.precision import base_type, recompute
 from model.psavlm import PsaVlm
 from model.shards import shard_layers
+from model.training_state import TrainingState
 from schemas.config import PartConfig, Stage, TrainConfig
 from schemas.errors import ConfigError
 from tasks.base_model import FOLDER

@@ -1,0 +1,90 @@
+"""Where one part of a stage stands, on disk, for exact resume: safetensors and JSON, no pickle.
+
+`state.safetensors` has parameters and moments, `state.json` the steps done.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from model.tensors import copy_tensors, read_record, read_tensors, write_tensors
+from schemas.config import Stage
+from schemas.errors import ConfigError
+from schemas.frozen import Frozen
+
+STATE, STATE_TENSORS = "state.json", "state.safetensors"
+PARAMETER, MOMENTS = "parameter/", ("step", "exp_avg", "exp_avg_sq")
+
+
+class TrainingState(Frozen):
+    """Where a part of a stage stands: `step` optimiser steps are done; `note` is the caller's."""
+
+    format: Literal[1] = 1
+    stage: Stage
+    part: str
+    step: int
+    note: dict[str, Any] = {}
+
+
+def state_tensors(trained: Mapping[str, Tensor], optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+    """Parameters and AdamW moments by name.
+
+    Args:
+        trained: the parameters by name.
+        optimizer: AdamW over exactly these.
+    """
+    _names(trained, optimizer)
+    tensors = {PARAMETER + name: p.detach() for name, p in trained.items()}
+    for name, parameter in trained.items():
+        moments = optimizer.state.get(parameter, {})
+        tensors |= {f"{key}/{name}": moments[key] for key in MOMENTS if key in moments}
+    return tensors
+
+
+def save_state(folder: Path, tensors: Mapping[str, Tensor], state: TrainingState) -> None:
+    """Writes what `state_tensors` gave, and `state.json` last.
+
+    Args:
+        folder: made if missing.
+        tensors: whole ones.
+        state: stage, part and steps done.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / STATE_TENSORS, tensors)
+    (folder / STATE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def load_state(
+    folder: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.AdamW
+) -> TrainingState:
+    """Puts parameters and moments back in place; going on is bit-identical to never stopping.
+
+    Raises:
+        StorageError: damaged files, or tensors that do not fit.
+    """
+    names = _names(trained, optimizer)
+    state = read_record(folder / STATE, TrainingState)
+    stored = read_tensors(folder / STATE_TENSORS)
+    wanted = {PARAMETER + name: p for name, p in trained.items()}
+    moments = {}
+    for index, name in enumerate(names if state.step else ()):
+        p = trained[name]
+        like = (torch.zeros(()), torch.zeros_like(p), torch.zeros_like(p))
+        moments[index] = dict(zip(MOMENTS, like, strict=True))
+        wanted |= {f"{key}/{name}": moments[index][key] for key in MOMENTS}
+    copy_tensors(stored, wanted, where=folder / STATE_TENSORS)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    return state
+
+
+def _names(trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> list[str]:
+    """The parameters' names in the optimiser's order."""
+    names = {id(p): name for name, p in trained.items()}
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    if sorted(held) != sorted(names):
+        raise ConfigError("the optimiser holds other parameters than those to save or load")
+    return [names[one] for one in held]
