@@ -28,21 +28,27 @@ pytestmark = [
 IMAGES = 240
 
 
-@pytest.fixture
-def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Two nodes of one CPU each."""
-    monkeypatch.setenv("MARK", str(tmp_path))  # tells its processes from others
-    for name, value in own_settings(tmp_path).items():
-        monkeypatch.setenv(name, value)
-    from ray.cluster_utils import Cluster
+@pytest.fixture(scope="module")
+def mark(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Tells the cluster's processes from others."""
+    return str(tmp_path_factory.mktemp("cluster"))
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    try:
-        made.add_node(num_cpus=1)
-        yield made.address
-    finally:
-        ray_cluster.leave()
-        made.shutdown()
+
+@pytest.fixture(scope="module")
+def address(mark: str) -> Iterator[str]:
+    """Two nodes of one CPU each; once, because a process keeps its first cluster's token."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"MARK": mark, **own_settings(Path(mark))}.items():
+            patch.setenv(name, value)
+        from ray.cluster_utils import Cluster
+
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        try:
+            made.add_node(num_cpus=1)
+            yield made.address
+        finally:
+            ray_cluster.leave()
+            made.shutdown()
 
 
 def pictures() -> dict[str, bytes]:
@@ -69,7 +75,7 @@ def kill_one(mark: str, killed: list[int]) -> None:
 
 
 def test_two_nodes_make_the_features_of_one_process_though_an_encoder_is_killed(
-    address, tmp_path, monkeypatch
+    address, mark, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(cluster, "IMAGES_ALONE", 8)
     monkeypatch.setattr(cluster, "IMAGES_AT_ONCE", 8)
@@ -78,7 +84,7 @@ def test_two_nodes_make_the_features_of_one_process_though_an_encoder_is_killed(
     alone, run = (Run(tmp_path / name, "llava", pngs) for name in ("alone", "spread"))
     expected = FeatureCache(alone.encoded(ids, batch=8)).batch(ids)
     killed: list[int] = []
-    killer = threading.Thread(target=kill_one, args=(str(tmp_path), killed), daemon=True)
+    killer = threading.Thread(target=kill_one, args=(mark, killed), daemon=True)
     killer.start()
     made = encode(
         EncodeConfig(batch=8), run.labelled(ids), run.samples, run.base,
