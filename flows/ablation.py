@@ -63,15 +63,16 @@ def ablation(  # noqa: PLR0913 - a run's parameters are top-level scalars
         hold_out_sources: train every method once more without each of these sources, judged on
             what the test split has of it; * stands for any letters, as in "second-style*".
         hold_out_types: the same for risk types.
-        preset: a shipped name (tiny, tiny-hard, llava-1.5-7b-48gb, llava-1.5-7b-80gb), the path of
-            a .toml file or its s3:// URI.
+        preset: a shipped name (tiny, tiny-hard, llava-1.5-7b-24gb, llava-1.5-7b-48gb,
+            llava-1.5-7b-80gb, llava-1.5-7b-8x80gb), the path of a .toml file or its s3:// URI.
         root: where artifacts go: a folder or s3://bucket/prefix.
         sources: data sets in place of the preset's, such as {"format": "table", "uri": "my.csv"}.
         base: base model: a folder, s3://bucket/folder or hub name[@revision]; empty is the
             preset's own.
         clean_per_unsafe: clean items per unsafe one in stage 1's training order, 0 to 1000000.
         stage2_clean_per_unsafe: the same for stage 2.
-        cluster: address of a Ray cluster; empty is that of `make up`, or one of the ablation's own.
+        cluster: host:port of a Ray head, or the http(s) address of its dashboard; empty is that of
+            `make up`, or one of the ablation's own.
     """
     use_credentials()
     asked = AblationParameters.checked(

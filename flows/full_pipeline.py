@@ -47,8 +47,8 @@ def full_pipeline(  # noqa: PLR0913 - a run's parameters are top-level scalars
     """Raw data with risk labels to an evaluated, safety-aligned and registered model.
 
     Args:
-        preset: a shipped name (tiny, tiny-hard, llava-1.5-7b-48gb, llava-1.5-7b-80gb), the path of
-            a .toml file or its s3:// URI.
+        preset: a shipped name (tiny, tiny-hard, llava-1.5-7b-24gb, llava-1.5-7b-48gb,
+            llava-1.5-7b-80gb, llava-1.5-7b-8x80gb), the path of a .toml file or its s3:// URI.
         root: where artifacts go: a folder or s3://bucket/prefix.
         sources: data sets in place of the preset's, such as {"format": "table", "uri": "my.csv"}.
         base: base model: a folder, s3://bucket/folder or hub name[@revision]; empty is the
@@ -57,7 +57,8 @@ def full_pipeline(  # noqa: PLR0913 - a run's parameters are top-level scalars
         clean_per_unsafe: clean items per unsafe one in stage 1's training order, 0 to 1000000.
         stage2_clean_per_unsafe: the same for stage 2.
         seed: of the training order and of both stages, 0 or more.
-        cluster: address of a Ray cluster; empty is that of `make up`, or one of the run's own.
+        cluster: host:port of a Ray head, or the http(s) address of its dashboard; empty is that of
+            `make up`, or one of the run's own.
         until: the last step to run: world, ingest, validate, balance, base, encode, stage1, stage2,
             evaluate, report or promote; empty means all.
         promote: let the gate decide on the model; otherwise it is registered as a candidate only.

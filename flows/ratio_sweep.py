@@ -70,8 +70,8 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
     Args:
         ratios: clean items per unsafe one, 0 to 1000000 each.
         seeds: each, 0 or more, of the training order and of both stages.
-        preset: a shipped name (tiny, tiny-hard, llava-1.5-7b-48gb, llava-1.5-7b-80gb), the path of
-            a .toml file or its s3:// URI.
+        preset: a shipped name (tiny, tiny-hard, llava-1.5-7b-24gb, llava-1.5-7b-48gb,
+            llava-1.5-7b-80gb, llava-1.5-7b-8x80gb), the path of a .toml file or its s3:// URI.
         root: where artifacts go: a folder or s3://bucket/prefix.
         sources: data sets in place of the preset's, such as {"format": "table", "uri": "my.csv"}.
         base: base model: a folder, s3://bucket/folder or hub name[@revision]; empty is the
@@ -80,7 +80,8 @@ def ratio_sweep(  # noqa: PLR0913 - a run's parameters are top-level scalars
         stage2_clean_per_unsafe: one ratio for stage 2 of all points; None follows stage 1's.
         total: items an epoch for every ratio; None is the most that all can be drawn from.
         false_positive_rate: share of benign items that every guard may flag where matched.
-        cluster: address of a Ray cluster; empty is that of `make up`, or one of the sweep's own.
+        cluster: host:port of a Ray head, or the http(s) address of its dashboard; empty is that of
+            `make up`, or one of the sweep's own.
         promote: let the gate decide on the best Pareto point; otherwise nothing is registered.
     """
     use_credentials()

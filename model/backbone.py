@@ -138,8 +138,8 @@ class Backbone(nn.Module):
     def digest(self) -> str:
         """sha256 over the embedding table and all vectors as bfloat16, by which a base is known.
 
-        Matrices are left out: they may be quantised, or lie in shards. Of `load` it is that of the
-        files, whatever trains later; "" for a model without weights (meta device).
+        Matrices are left out: they may be quantised. It is that of the time when it is first asked,
+        whatever trains later; "" for a model without weights (meta device).
         """
         table = self.vlm.get_input_embeddings().weight
         vectors = (p for _, p in sorted(self.vlm.named_parameters()) if p.ndim == 1)

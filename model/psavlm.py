@@ -26,6 +26,7 @@ class PsaVlm(nn.Module):
 
     def __init__(self, backbone: Backbone, safety: SafetyModules) -> None:
         super().__init__()
+        _ = backbone.digest  # of the base as it is, before anything trains or is put into shards
         self.backbone = backbone
         self.safety = safety
         # Whether items of a batch to learn from lie in one row (packing.py).

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from infra.store import Store, open_artifact
+from tests.drivers import DATA, begun, files_of, finished, linked
 from tests.s3_server import BUCKET, s3_server
 from tests.test_s3_run import copy_to_bucket
-from tests.test_train_proofs import DATA, begun, files_of, finished, linked
 
 pytestmark = [
     pytest.mark.slow, pytest.mark.usefixtures("only_cluster"), pytest.mark.timeout(3600),

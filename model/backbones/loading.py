@@ -56,9 +56,7 @@ def load(
             f"no base model readable at {name!r}: {error}. Give a folder with config.json, "
             "*.safetensors, tokenizer and image processor, or a hub name (and go online)"
         ) from error
-    found = family(vlm, tokenizer, images)
-    _ = found.digest  # of the base as it is, before anything trains
-    return found
+    return family(vlm, tokenizer, images)
 
 
 def _weights(
