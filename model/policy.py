@@ -66,7 +66,8 @@ def risk_score(type_logits: Tensor, level_logits: Tensor, policy: GuardPolicy) -
         policy: its temperatures count.
     """
     types, levels = _probabilities(type_logits, level_logits, policy)
-    return 1 - (types[:, -1] + levels[:, 0]) / 2
+    # Not 1 - p(clean): near 0 that would be 0 for all, and none would be first.
+    return (types[:, :-1].sum(-1) + levels[:, 1:].sum(-1)) / 2
 
 
 def decide(
