@@ -125,6 +125,8 @@ OPTIONS = {
         "--max-new-tokens",
         "--prices",
         "--interval",
+        "--workers",
+        "--cluster",
         "--out",
         "--preset",
         "--root",
