@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from infra import ray_cluster
+from infra.ray_settings import own_settings
 from infra.store import Store
 from schemas.benchmark import BenchmarkConfig
 from schemas.errors import StorageError
@@ -20,11 +21,17 @@ from tests.benchmark_folders import FOLDERS
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
+@pytest.fixture(scope="module")
+def token(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all: a process keeps its first cluster's."""
+    return tmp_path_factory.mktemp("token")
+
+
 @pytest.fixture
-def cluster(only_cluster: None, tmp_path: Path, monkeypatch) -> Iterator[None]:
+def cluster(only_cluster: None, token: Path, monkeypatch) -> Iterator[None]:
     """A cluster of this process's own, as soon as it is joined; gone afterwards."""
     monkeypatch.delenv(ray_cluster.OWN, raising=False)
-    for name, value in ray_cluster.own_settings(tmp_path).items():
+    for name, value in own_settings(token).items():
         monkeypatch.setenv(name, value)
     yield
     ray_cluster.leave()
