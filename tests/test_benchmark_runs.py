@@ -528,6 +528,18 @@ def test_what_is_wrong_is_told_in_one_line(arguments, words, tmp_path, monkeypat
 # --- the same answers, whatever happens ---
 
 
+@pytest.mark.parametrize("word", ["http://127.0.0.1:1/v1#m", "answers:{path}"])
+def test_several_workers_are_for_models_here(word, folders, store, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": 1, "answer": "a"}\n')
+    named = word.format(path=tmp_path / "a.jsonl")
+    told = choose_responder(named, store=store, preset="tiny")
+    config = BenchmarkConfig(name="advbench", data=str(folders / "advbench"))
+    with pytest.raises(ConfigError, match="--workers 2"):
+        examine(config, told, store=store, workers=2)
+    with pytest.raises(ConfigError, match="give both or neither"):
+        examine(config, told, store=store, cluster="127.0.0.1:1")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_batches_and_a_kill_change_no_answer_of_five_hundred(tiny_root, tmp_path):

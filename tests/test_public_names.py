@@ -131,6 +131,8 @@ OPTIONS = {
         "--max-new-tokens",
         "--prices",
         "--interval",
+        "--workers",
+        "--cluster",
         "--out",
         "--preset",
         "--root",

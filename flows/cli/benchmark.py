@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.options import DEFAULT_ROOT, Json, Preset, Root
+from flows.cli.options import DEFAULT_ROOT, Cluster, Json, Preset, Root
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ Prices = Annotated[
     str, typer.Option(help="Of a million tokens to and from the judge, such as 2.5,10.")
 ]
 RateInterval = Annotated[str, typer.Option(help="Of rates: wilson or clopper-pearson.")]
+Workers = Annotated[
+    int, typer.Option(help="Processes that answer, each with the whole model.", min=1)
+]
 Out = Annotated[
     Path | None, typer.Option(help="A new folder for rows, report and other tools' forms.")
 ]
@@ -65,6 +68,8 @@ def benchmark(  # noqa: PLR0913 - the options are the command's own
     max_new_tokens: Longest = None,
     prices: Prices = "",
     interval: RateInterval = "wilson",
+    workers: Workers = 1,
+    cluster: Cluster = "",
     out: Out = None,
     preset: Preset = "tiny",
     root: Root = DEFAULT_ROOT,
@@ -79,8 +84,8 @@ def benchmark(  # noqa: PLR0913 - the options are the command's own
         "rubric": rubric, "limit": limit, "batch": batch, "max_new_tokens": max_new_tokens,
         "prices": _prices(prices), "interval": interval,
     }  # fmt: skip
-    config = _config(asked, model)
-    artifact, report = _examined(config, model, preset=preset, root=root, out=out)
+    config, crew = _config(asked, model), {"workers": workers, "cluster": cluster}
+    artifact, report = _examined(config, model, crew, preset=preset, root=root, out=out)
     _show(artifact, report, json)
 
 
@@ -102,9 +107,16 @@ def _config(asked: dict[str, Any], model: str) -> "BenchmarkConfig":
 
 
 def _examined(
-    config: "BenchmarkConfig", model: str, *, preset: str, root: str, out: Path | None
+    config: "BenchmarkConfig",
+    model: str,
+    crew: dict[str, Any],
+    *,
+    preset: str,
+    root: str,
+    out: Path | None,
 ) -> tuple["Artifact", "BenchmarkReport"]:
     from flows.cli.settings import connect
+    from infra import ray_cluster
     from infra.store import Store
     from tasks.credentials import use_credentials
     from tasks.examine import examine, export_results, read_report
@@ -116,7 +128,11 @@ def _examined(
     use_credentials()
     store = Store(root)
     store.check()
-    artifact = examine(config, choose_responder(model, store=store, preset=preset), store=store)
+    responder = choose_responder(model, store=store, preset=preset)
+    try:
+        artifact = examine(config, responder, store=store, **crew)
+    finally:
+        ray_cluster.leave()
     if out:
         export_results(artifact, out, store=store)
     return artifact, read_report(artifact, store=store)

@@ -1,8 +1,9 @@
 """Answers to all items: from the cache where they are known, in batches where they are not."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from infra.answers import AnswerCache
@@ -10,9 +11,11 @@ from schemas.samples import RawReject
 from tasks.benchmarks.item import Item
 from tasks.examine.pictures import Shown, shown
 from tasks.progress import progress
-from tasks.respond import Answering, Ask, Responder, Told
+from tasks.respond import Answering, Ask, Crew, Responder, Told
 
 NAMES = ("question_id", "index")
+# Batches for each worker at a time: their answers are kept, and shown, when all are there.
+ROUND = 4
 # Raised when the same model would answer otherwise: another template, another decoding.
 VERSION = 1
 
@@ -36,19 +39,31 @@ class Answerer:
             change an answer.
         longest: tokens of an answer.
         ranked: the items' options are ranked, and the answer is the likeliest one's letter.
+        workers: processes that answer; they change no answer.
+        cluster: address of the Ray cluster of several workers.
     """
 
     def __init__(
-        self, responder: Responder, *, batch: int, longest: int, ranked: bool = False
+        self,
+        responder: Responder,
+        *,
+        batch: int,
+        longest: int,
+        ranked: bool = False,
+        workers: int = 1,
+        cluster: str = "",
     ) -> None:
         self.responder = responder
         self.ranked = ranked
         self.batch = batch
         self.longest = longest
+        self.workers = workers
+        self.cluster = cluster
         settings = {"version": VERSION, "batch": batch, "max_new_tokens": longest}
         settings |= {"ranked": True} if ranked else {}
         self.cache = AnswerCache({"model": responder.identity, **settings})
         self._answering: Answering | None = None
+        self._crew: Crew | None = None
         self._fresh: dict[str, Told] = {}
 
     def answers(self, items: Sequence[Item]) -> Iterator[list[Answered | RawReject]]:
@@ -61,44 +76,59 @@ class Answerer:
         names = _names(items)
         numbers = range(len(items))
         order = sorted(numbers, key=lambda i: (not items[i].images, len(items[i].prompt), i))
+        batches = [order[first : first + self.batch] for first in range(0, len(order), self.batch)]
+        together = self.workers * ROUND if self.workers > 1 else 1
         with progress(f"ask {self.responder.name}", len(items)) as tick:
-            for first in range(0, len(order), self.batch):
-                places = order[first : first + self.batch]
-                pictured = [(i, shown(items[i])) for i in places]
-                yield self._batch(items, names, pictured)
-                tick(first + len(places), "items")
+            for first in range(0, len(batches), together):
+                own = batches[first : first + together]
+                yield from self._round(items, names, own)
+                tick(first * self.batch + sum(map(len, own)), "items")
 
-    def _batch(
+    def _round(
         self,
         items: Sequence[Item],
         names: Sequence[tuple[str, ...]],
-        pictured: Sequence[tuple[int, Shown | RawReject]],
-    ) -> list[Answered | RawReject]:
-        asks: list[Ask] = []
+        batches: Sequence[Sequence[int]],
+    ) -> Iterator[list[Answered | RawReject]]:
+        """Some batches: what nobody has answered yet is asked, each batch by itself."""
+        pictured = [[(i, shown(items[i])) for i in places] for places in batches]
+        shows = {i: seen for own in pictured for i, seen in own if isinstance(seen, Shown)}
         self._fresh.clear()
-        for i, seen in pictured:
-            if isinstance(seen, Shown) and self.cache.get(_key(items[i], seen)) is None:
-                asks.append(self._ask(items[i], names[i], i, seen))
-        if asks:
-            shows = {i: seen for i, seen in pictured if isinstance(seen, Shown)}
-            told_of = [(items[ask.number], shows[ask.number]) for ask in asks]
-            self._open()(asks, self.longest, lambda n, told: self._keep(*told_of[n], told))
-        return [
-            seen if isinstance(seen, RawReject) else self._told(items[i], seen)
-            for i, seen in pictured
+        new = {i for i, seen in shows.items() if self.cache.get(_key(items[i], seen)) is None}
+        asks = [
+            [self._ask(items[i], names[i], i, shows[i]) for i in own if i in new] for own in batches
         ]
+        asked = [own for own in asks if own]
+
+        def kept(batch: int, place: int, told: Told) -> None:
+            number = asked[batch][place].number
+            self._keep(items[number], shows[number], told)
+
+        if asked:
+            self._answer(asked, kept)
+        for own in pictured:
+            yield [
+                seen if isinstance(seen, RawReject) else self._told(items[i], seen)
+                for i, seen in own
+            ]
+
+    def _answer(
+        self, batches: Sequence[Sequence[Ask]], kept: Callable[[int, int, Told], None]
+    ) -> None:
+        """Here, or by several processes; either is opened when the first question is not known."""
+        if self.workers > 1:
+            self._crew = self._crew or Crew(self.responder, size=self.workers, cluster=self.cluster)
+            self._crew.answer(batches, self.longest, kept)
+            return
+        self._answering = self._answering or self.responder.open()
+        for number, asks in enumerate(batches):
+            self._answering(asks, self.longest, partial(kept, number))
 
     def _ask(self, item: Item, names: tuple[str, ...], number: int, seen: Shown) -> Ask:
         if self.ranked:
             options = dict(item.options)
             return Ask(names, number, item.ranked, seen.picture, seen.data, options)
         return Ask(names, number, item.prompt, seen.picture, seen.data)
-
-    def _open(self) -> Answering:
-        """The model, opened when the first question is not in the cache."""
-        if self._answering is None:
-            self._answering = self.responder.open()
-        return self._answering
 
     def _keep(self, item: Item, seen: Shown, told: Told) -> None:
         self._fresh[item.id] = told

@@ -1,5 +1,6 @@
 """The step: a benchmark's items, answers, verdicts and numbers as one artifact."""
 
+from dataclasses import replace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -15,24 +16,41 @@ from tasks.benchmarks.item import Benchmark
 from tasks.benchmarks.registry import benchmark_named
 from tasks.examine.work import ITEMS, REPORT, Examination, work
 from tasks.judges import Judge, choose_judge
-from tasks.respond import Responder
+from tasks.respond import Responder, check_crew
 
 STEP, VERSION = "benchmark", 2
 # Where the data lie does not matter, and the judges are in the settings by what they are.
 NOT_PRINTED = {"data", "judge", "second_judge", "rubric"}
 
 
-def examine(config: BenchmarkConfig, responder: Responder, *, store: Store) -> Artifact:
+def examine(
+    config: BenchmarkConfig,
+    responder: Responder,
+    *,
+    store: Store,
+    workers: int = 1,
+    cluster: str = "",
+) -> Artifact:
     """`items.parquet`, `rejects.parquet` and `report.json` of a model on a benchmark.
 
     Killed and run again it asks neither model nor judge what they have answered (infra/answers.py).
+
+    Args:
+        config: which benchmark, and how it is judged and counted.
+        responder: who answers.
+        store: where artifacts live.
+        workers: processes that answer, as Ray actors where there are several; the answers are the
+            same.
+        cluster: address of a Ray cluster for them; empty is that of `psavlm up`, or one of this
+            process's own.
 
     Raises:
         ConfigError: an unknown benchmark, rule or judge.
         DataError: the folder is not laid out as the benchmark's, or none of its items can be asked.
         ServerError: an endpoint that fails, try after try.
     """
-    exam = prepared(config, responder)
+    check_crew(responder, workers, cluster)
+    exam = replace(prepared(config, responder), workers=workers, cluster=cluster)
     judges = {"judge": exam.judge.identity}
     judges |= {"second": exam.second.identity} if exam.second else {}
     settings = {

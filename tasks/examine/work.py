@@ -36,6 +36,8 @@ class Examination:
     responder: Responder
     judge: Judge
     second: Judge | None
+    workers: int = 1
+    cluster: str = ""
 
     @property
     def longest(self) -> int:
@@ -103,6 +105,8 @@ def _rows(
         batch=exam.config.batch,
         longest=exam.longest,
         ranked=exam.rule in exam.benchmark.ranked_by,
+        workers=exam.workers,
+        cluster=exam.cluster,
     )
     tokens: Tokens = {"model": [], "judge": []}
     rows: dict[str, dict[str, Any]] = {}

@@ -67,4 +67,4 @@ def _folder(name: str) -> Responder:
 
     files = {f"model/{file}": digest for file, digest in pretrained_identity(name, "").items()}
     identity = {**files, **libraries()}
-    return Responder(Path(name).resolve().name, identity, partial(open_local, Path(name)))
+    return Responder(Path(name).resolve().name, identity, partial(open_local, Path(name).resolve()))
