@@ -87,6 +87,7 @@ def test_a_killed_actor_changes_no_answer_and_an_error_keeps_its_name(base, clus
 
     crew.answer(batches, 8, kept)
     assert killed and found == calm
+    del crew  # its processes hold the cluster's CPUs
     gone = base.parents["base"].model_copy(update={"uri": f"{tmp_path}/none/base_model/{'0' * 24}"})
     with pytest.raises(StorageError, match="none"):
         Crew(stored(gone), size=2, cluster="").answer(batches[:1], 8, kept)
