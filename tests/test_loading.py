@@ -97,19 +97,24 @@ def test_an_architecture_that_nobody_knows_names_those_that_are_known(tmp_path):
         Backbone.load(str(folder))
 
 
-def test_a_model_is_not_put_on_a_base_of_another_architecture(vlm, tmp_path):
-    """Both are 32 wide, so that only the name tells them apart."""
-    llava = Backbone.load(str(save("llava", tmp_path / "llava")))
+def put_down(folder: Path, backbone: Backbone, base: BaseReference) -> None:
+    """A model with untrained modules on that base."""
     method, taxonomy = MethodConfig(tokens=2, attention_heads=4), load_taxonomy()
     save_model(
-        tmp_path / "model",
-        PsaVlm.new(llava, method, types=len(taxonomy.types), levels=len(taxonomy.levels)),
+        folder,
+        PsaVlm.new(backbone, method, types=len(taxonomy.types), levels=len(taxonomy.levels)),
         stage=Stage.CONCEPTS,
         method=method,
         taxonomy=taxonomy,
         hints=load_hints("default", taxonomy=taxonomy),
-        base=BaseReference(name="somebody/llava", revision="v1"),
+        base=base,
     )
+
+
+def test_a_model_is_not_put_on_a_base_of_another_architecture(vlm, tmp_path):
+    """Both are 32 wide, so that only the name tells them apart."""
+    llava = Backbone.load(str(save("llava", tmp_path / "llava")))
+    put_down(tmp_path / "model", llava, BaseReference(name="somebody/llava", revision="v1"))
     card = load_model(tmp_path / "model", llava)[1]
     assert (card.base.name, card.base.revision) == ("somebody/llava", "v1")
     with pytest.raises(ConfigError, match="somebody/llava' .llava, widths.*given llava_next"):
@@ -123,17 +128,7 @@ def test_a_model_is_not_put_on_other_weights_of_the_same_shape(tmp_path):
     save_file(
         {**tensors, table: tensors[table] + 0.1}, second / "model.safetensors", {"format": "pt"}
     )
-    llava, taxonomy = Backbone.load(str(first)), load_taxonomy()
-    method = MethodConfig(tokens=2, attention_heads=4)
-    save_model(
-        tmp_path / "model",
-        PsaVlm.new(llava, method, types=len(taxonomy.types), levels=len(taxonomy.levels)),
-        stage=Stage.CONCEPTS,
-        method=method,
-        taxonomy=taxonomy,
-        hints=load_hints("default", taxonomy=taxonomy),
-        base=BaseReference(name="first"),
-    )
+    put_down(tmp_path / "model", Backbone.load(str(first)), BaseReference(name="first"))
     load_model(tmp_path / "model", Backbone.load(str(first), dtype=torch.bfloat16))
     with pytest.raises(ConfigError, match="belongs to base 'first', and other weights"):
         load_model(tmp_path / "model", Backbone.load(str(second)))

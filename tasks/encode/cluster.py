@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from infra import ray_cluster
 from infra.library import Library
+from infra.ray_errors import retold
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import EncodeConfig
-from schemas.errors import PsavlmError, ServerError, StorageError
+from schemas.errors import ServerError, StorageError
 from schemas.frozen import Frozen
 from tasks.base_model import FOLDER
 from tasks.credentials import use_credentials
@@ -105,7 +106,7 @@ def on_cluster(task: Task, image_ids: Sequence[str], *, cluster: str, tick: Tick
     pieces = list(_pieces(task, image_ids))
     count = min(gpus or int(ray.cluster_resources()["CPU"]), len(pieces))
     done = made = 0
-    with _told(), _encoders(task, count, asks) as encoders:
+    with retold(_gone), _encoders(task, count, asks) as encoders:
         from ray.util import ActorPool
 
         pool = ActorPool(encoders)
@@ -141,20 +142,8 @@ def _pieces(task: Task, image_ids: Sequence[str]) -> Iterator[list[str]]:
             yield near[first : first + IMAGES_AT_ONCE]
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    """Tell an error of ours that a worker met as it is, and one of the cluster in our words."""
-    from ray.exceptions import RayError, RayTaskError
-
-    try:
-        yield
-    except RayError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, PsavlmError):
-            raise cause from None
-        if isinstance(error, RayTaskError):  # a fault in our code: with all that is known of it
-            raise
-        raise ServerError(
-            f"the Ray cluster or its encoders went away ({type(error).__name__}): bring it back, "
-            "or leave out the cluster, and run the same command: finished shards are kept"
-        ) from error
+def _gone(why: str) -> ServerError:
+    return ServerError(
+        f"the Ray cluster or its encoders went away ({why}): bring it back, or leave out the "
+        "cluster, and run the same command: finished shards are kept"
+    )

@@ -15,13 +15,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from infra import ray_cluster
+from infra.ray_errors import retold
 from schemas.config import IngestConfig
 from schemas.errors import PsavlmError, ServerError
 from tasks.ingest.worker import ANSWERED, decoded_block
@@ -49,7 +49,7 @@ def main() -> None:
     os.dup2(2, 1)
     try:
         ray_cluster.join(address, cpus=1)
-        with _told():
+        with retold(gone):
             _answer(answers)
     except PsavlmError as error:
         told = {"error": type(error).__name__, "detail": str(error)}
@@ -58,22 +58,6 @@ def main() -> None:
     except BrokenPipeError:
         os._exit(1)  # nobody is there to be told
     ray_cluster.leave()
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Tell an error of ours that a worker met as it is, and one of the cluster in our words."""
-    from ray.exceptions import RayError, RayTaskError
-
-    try:
-        yield
-    except RayError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, PsavlmError):
-            raise cause from None
-        if isinstance(error, RayTaskError):  # a fault in our code: with all that is known of it
-            raise
-        raise gone(type(error).__name__) from error
 
 
 def gone(why: str) -> ServerError:

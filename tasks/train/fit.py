@@ -16,6 +16,7 @@ from tasks.train.job import STOPPED, Job
 
 if TYPE_CHECKING:
     from ray.train import Result, TrainingFailedError
+    from ray.train.torch import TorchTrainer
 
 # How long the end of the process waits for the checkpoint. Whoever sends the signal may wait less
 # (SLURM 30 s, spot machines 120 s) and kill: then the last checkpoint in time counts.
@@ -34,29 +35,9 @@ def fit(job: Job, store: Store, run: str, *, use_gpu: bool) -> "Result":
         StoppedError: it was asked to stop and has done so.
     """
     from ray.exceptions import RayError
-    from ray.train import (
-        CheckpointConfig,
-        FailureConfig,
-        RunConfig,
-        ScalingConfig,
-        TrainingFailedError,
-    )
-    from ray.train.torch import TorchTrainer
+    from ray.train import TrainingFailedError
 
-    from tasks.train.verdict import Verdict
-
-    trainer = TorchTrainer(
-        _loop,
-        train_loop_config=job.model_dump(mode="json"),
-        scaling_config=ScalingConfig(num_workers=job.config.workers, use_gpu=use_gpu),
-        run_config=RunConfig(
-            name=run,
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            failure_config=FailureConfig(max_failures=job.config.max_failures),
-            callbacks=[Verdict(FINAL)],
-            **_storage(store),
-        ),
-    )
+    trainer = _trainer(job, store, run, use_gpu=use_gpu)
     # Ray's core aborts a process whose cluster is gone, past all exceptions.
     gone = (
         f"{job.config.stage.value} has ended without an answer from Ray: its cluster is gone, or "
@@ -65,7 +46,7 @@ def fit(job: Job, store: Store, run: str, *, use_gpu: bool) -> "Result":
     )
     try:
         with last_words(gone):
-            result: Result = _with_a_last_word(trainer.fit, job, store)
+            result: Result = _waited_for(trainer.fit, job, store)
     except RayError as error:
         # A dead cluster's connection must not be used again, nor wait for its minute to end us.
         ray_cluster.leave()
@@ -87,7 +68,27 @@ def fit(job: Job, store: Store, run: str, *, use_gpu: bool) -> "Result":
     return result
 
 
-def _with_a_last_word(call: "Callable[[], Result]", job: Job, store: Store) -> "Result":
+def _trainer(job: Job, store: Store, run: str, *, use_gpu: bool) -> "TorchTrainer":
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from tasks.train.verdict import Verdict
+
+    return TorchTrainer(
+        _loop,
+        train_loop_config=job.model_dump(mode="json"),
+        scaling_config=ScalingConfig(num_workers=job.config.workers, use_gpu=use_gpu),
+        run_config=RunConfig(
+            name=run,
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            failure_config=FailureConfig(max_failures=job.config.max_failures),
+            callbacks=[Verdict(FINAL)],
+            **_storage(store),
+        ),
+    )
+
+
+def _waited_for(call: "Callable[[], Result]", job: Job, store: Store) -> "Result":
     """Wait for a run in a thread of its own, so that a signal's exception is ours to handle."""
     files, stop = Files.at(store.root), job.stop.removeprefix(f"{store.root}/")
     files.remove(stop)  # of a run that was stopped before
