@@ -75,7 +75,7 @@ def pipeline(
     if config.method.concepts == "labels":
         arms["oracle"] = config.method
     judged = {}
-    for name, told in evaluated(config, arms, inputs, do=do, store=store):
+    for name, told in evaluated(config, arms, inputs, do=do, **run):
         judged[name] = told
         yield name, told
     stages = {name: model for name, model in arms.items() if isinstance(model, Artifact)}
@@ -121,6 +121,7 @@ def evaluated(
     *,
     do: Do,
     store: Store,
+    cluster: str,
 ) -> Iterator[tuple[str, Artifact]]:
     """The step `evaluate`: every arm on the held-out items, base and last stage on benchmarks.
 
@@ -132,18 +133,21 @@ def evaluated(
         inputs: of stage 1: base, labelled rows and features.
         do: calls a step.
         store: where artifacts live.
+        cluster: address of a Ray head for several workers.
     """
     base, seen = inputs.base, (inputs.base, inputs.labelled, inputs.features)
+    how, run = config.evaluate, {"store": store, "cluster": cluster}
+    crew = {**run, "workers": how.workers} if how.workers > 1 else {"store": store}
     for arm, model in arms.items():
-        name, how = f"evaluate {arm}", config.evaluate
-        yield f"evaluate/{arm}", do(name, evaluate, how, arm, *seen, store=store, model=model)
+        told = do(f"evaluate {arm}", evaluate, how, arm, *seen, model=model, **run)
+        yield f"evaluate/{arm}", told
     asked = {"base": stored(base)}
     if isinstance(last := arms[config.last_arm], Artifact):
         asked[config.last_arm] = stored(base, last)
     for one in config.benchmarks:
         for arm, responder in asked.items():
-            told = do(f"benchmark {one.name} {arm}", examine, one, responder, store=store)
-            yield f"benchmark/{one.name}/{arm}", told
+            name = f"benchmark {one.name} {arm}"
+            yield f"benchmark/{one.name}/{arm}", do(name, examine, one, responder, **crew)
 
 
 def _under(start: str, made: Mapping[str, Artifact]) -> dict[str, Artifact]:

@@ -55,6 +55,11 @@ class AnswerCache:
             ) from error
         self._known[name] = kept
 
+    def clear(self) -> None:
+        """Forget all: what the answers were for is done."""
+        self._known.clear()
+        self.path.unlink(missing_ok=True)
+
     def _lines(self) -> list[tuple[str, dict[str, Any]]]:
         found = []
         for line in self.path.read_bytes().splitlines() if self.path.exists() else ():

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator
 from schemas.artifact import Artifact
 from schemas.config import NOTHING, HeldOut, MethodConfig, only_risks
 from schemas.errors import ConfigError
-from schemas.explain import explain
+from schemas.explain import did_you_mean, explain
 from schemas.frozen import Frozen
 from schemas.report import METRICS, Metric
 from schemas.shipped import shipped
@@ -68,6 +68,18 @@ class AblationParameters(Frozen):
     seeds: Seeds
     hold_out_sources: HoldOut = []
     hold_out_types: Annotated[HoldOut, AfterValidator(only_risks)] = []
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _known(cls, methods: Any) -> Any:
+        known = shipped("methods")
+        for name in methods if isinstance(methods, list | tuple) else ():
+            if isinstance(name, str) and not name.endswith(".toml") and name not in known:
+                raise ValueError(
+                    f"unknown method {name!r}; {did_you_mean(name, known)}give some of "
+                    f"{', '.join(known)}, or the paths of .toml files"
+                )
+        return methods
 
     @field_validator("methods", "seeds", "hold_out_sources", "hold_out_types")
     @classmethod

@@ -8,8 +8,11 @@ from pydantic import Field
 from schemas.frozen import Frozen
 
 Interval = Literal["wilson", "clopper-pearson"]
-Method = Literal[Interval, "bootstrap_by_image"]
+Method = Literal[Interval, "bootstrap_by_image", "tango", "described"]
 WILSON: Interval = "wilson"
+# Of a difference; and of a number that describes these items and estimates nothing: no interval.
+TANGO: Method = "tango"
+DESCRIBED: Method = "described"
 # A rate's interval -> its name in captions.
 INTERVALS: dict[Interval, str] = {"wilson": "Wilson", "clopper-pearson": "Clopper-Pearson"}
 # A setting. Left out of the dump where it is Wilson's: runs from before it keep their fingerprints.

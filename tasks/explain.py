@@ -45,7 +45,13 @@ class Look:
 
 
 def explain_one(
-    uri: str, image: Path, question: str, out: Path, *, max_new_tokens: int = 64
+    uri: str,
+    image: Path,
+    question: str,
+    out: Path,
+    *,
+    policy: str = "",
+    max_new_tokens: int = 64,
 ) -> dict[str, Any]:
     """Verdict, probabilities, action and answer as of `answer`, and the heat map as a PNG.
 
@@ -55,8 +61,8 @@ def explain_one(
     log-probability.
 
     Raises:
-        ConfigError: nothing is asked, the address is not that of a trained stage, or `out` cannot
-            be written.
+        ConfigError: nothing is asked, the address is not that of a trained stage, no such policy,
+            or `out` cannot be written.
         DataError: the file is no image.
     """
     check_question(question)
@@ -65,7 +71,7 @@ def explain_one(
         raise ConfigError(f"--out {str(out)!r}: give a .png file in a folder that exists")
     from model.attention import attention, heat_maps
 
-    guarded, intervention = load_guarded(artifact)
+    guarded, intervention = load_guarded(artifact, policy=policy)
     features = guarded.encode([picture])
     # Before the answer, which takes long: a method may have no attention to show.
     seen = attention(guarded.model, features, [question])

@@ -22,7 +22,8 @@ from schemas.taxonomy import load_taxonomy
 from tasks.evaluate.intervals import clustered, macro_f1, rate
 from tasks.evaluate.judging import EXACT, MARKERS, Judge, normal, reference
 from tasks.evaluate.metrics import arm_report
-from tasks.evaluate.step import REPORT, held_out_rows, judged_item, question_of, read_report
+from tasks.evaluate.question import question_of
+from tasks.evaluate.step import REPORT, held_out_rows, judged_item, read_report
 
 TAXONOMY = load_taxonomy()
 CONFIG = EvaluateConfig(bootstrap=200)

@@ -174,6 +174,16 @@ def test_explain_says_what_answer_says_and_draws_a_png(stage, image, tmp_path):
         assert drawn.format == "PNG" and drawn.width > 1000 and len(drawn.getcolors(10**7)) > 100
 
 
+def test_an_operators_policy_decides_what_follows_in_both(stage, image, tmp_path):
+    policy = tmp_path / "own.toml"
+    kinds = [name for name in answer_one(stage.uri, image, ASKED)["types"] if name != "clean"]
+    policy.write_text(f"disabled = {json.dumps(kinds)}\n")
+    asked = {"policy": str(policy), "max_new_tokens": 4}
+    told = explain_one(stage.uri, image, ASKED, tmp_path / "heat.png", **asked)
+    assert answer_one(stage.uri, image, ASKED, **asked).items() <= told.items()
+    assert told["verdict"] == "clean"
+
+
 def test_the_shares_of_an_explanation_are_those_of_the_models_attention(stage, image, tmp_path):
     told = explain_one(stage.uri, image, ASKED, tmp_path / "a.png", max_new_tokens=4)
     guarded, _ = load_guarded(stage)

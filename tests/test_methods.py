@@ -331,6 +331,7 @@ def test_the_oracle_is_given_the_hint_of_each_items_own_label_and_nothing_withou
     respond = open_oracle(
         open_backbone(store.local(made.base) / "model"),
         small("hint-only"),
+        HINTS,
         taxonomy=TAXONOMY,
         max_new_tokens=2,
     )

@@ -31,7 +31,8 @@ from tasks.balance import balance
 from tasks.encode import FeatureCache
 from tasks.evaluate.intervals import rate
 from tasks.evaluate.judging import Judge
-from tasks.evaluate.step import held_out_rows, question_of, read_report
+from tasks.evaluate.question import question_of
+from tasks.evaluate.step import held_out_rows, read_report
 from tasks.promote import promote
 from tasks.tiny_world.drawing import HARD, draw_scene
 from tasks.tiny_world.language import benign_item, sign_item

@@ -247,6 +247,11 @@ def test_a_benchmark_is_a_block_with_the_numbers_of_both_models(run, asked, exac
             line = shown[name.replace("_", " ")]
             assert (line[1], line[place]) == (str(metric.n), interval(metric.model_dump()))
     assert shown["benign refused"][2] != shown["benign refused"][3]
+    (entry,) = numbers(exact)["benchmarks"]
+    apart, metric = entry["differences"], entry["measures"][0]
+    rates = [metric["arms"][arm]["value"] for arm in ("base", "stage2")]
+    assert apart[metric["name"]]["value"] == pytest.approx(rates[1] - rates[0]) != 0
+    assert shown[metric["name"].replace("_", " ")][4] == interval(apart[metric["name"]])
     text = (exact / "report.md").read_text()
     told = "judged by phrases:xstest@1; rates with Wilson intervals. base: 60 items; stage 2: 60"
     assert "## Benchmark xstest" in text and told in text

@@ -205,8 +205,9 @@ def operator(tiny_root: str, tmp_path_factory: pytest.TempPathFactory):
     from schemas.presets import Parameters, resolve
     from schemas.taxonomy import load_taxonomy
     from tasks.base_model import FOLDER
-    from tasks.evaluate.operate import Asked, Operator
-    from tasks.evaluate.step import held_out_rows, question_of
+    from tasks.evaluate.operate import Operator
+    from tasks.evaluate.question import Question
+    from tasks.evaluate.step import held_out_rows
 
     torch.set_num_threads(1)
     store, config, taxonomy = Store(tiny_root), resolve(Parameters()), load_taxonomy()
@@ -221,8 +222,8 @@ def operator(tiny_root: str, tmp_path_factory: pytest.TempPathFactory):
         hints=load_hints(method.hints, taxonomy=taxonomy), base=BaseReference(name="tiny"),
     )  # fmt: skip
     rows = held_out_rows(store.local(made["validate"]))[::20]
-    items = [Asked(r["image_ids"][0], question_of(r), r["risk_type"] == "clean") for r in rows]
-    items.append(Asked(None, "what is it ?", True))
+    items = [Question.of(row) for row in rows]
+    items.append(Question("words", "what is it ?", None, ("clean", 0)))
     return Operator(base, folder, made["encode"], batch=16), items
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.named import Address, Model, model_address
-from flows.cli.options import Json
+from flows.cli.options import Json, Policy
 
 
 def register(app: typer.Typer) -> None:
@@ -21,9 +21,7 @@ def answer(  # noqa: PLR0913 - the options are the command's own
     image: Annotated[Path, typer.Option(help="An image file.")],
     model: Model = "",
     artifact: Address = "",
-    policy: Annotated[
-        str, typer.Option(help="An operator's policy: a shipped name or a .toml file.")
-    ] = "",
+    policy: Policy = "",
     force: Annotated[
         str, typer.Option(help="A concept in place of what the guard sees: type:level, or clean.")
     ] = "",

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.named import Address, Model, model_address
-from flows.cli.options import Json
+from flows.cli.options import Json, Policy
 
 
 def register(app: typer.Typer) -> None:
@@ -16,18 +16,19 @@ def register(app: typer.Typer) -> None:
     app.command("explain", epilog=f"Example: {example}")(explain)
 
 
-def explain(
+def explain(  # noqa: PLR0913 - the options are the command's own
     question: Annotated[str, typer.Argument(help="What to ask.")],
     image: Annotated[Path, typer.Option(help="An image file.")],
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("heat.png"),
     model: Model = "",
     artifact: Address = "",
+    policy: Policy = "",
     json: Json = False,
 ) -> None:
     """Show where the safety head looked, what it found, and what the model answers."""
     from tasks.explain import explain_one
 
-    result = explain_one(model_address(model, artifact), image, question, out)
+    result = explain_one(model_address(model, artifact), image, question, out, policy=policy)
     if json:
         typer.echo(jsonlib.dumps(result))
         return

@@ -36,6 +36,7 @@ Cluster = Annotated[
         "that of psavlm up, or one's own."
     ),
 ]
+Policy = Annotated[str, typer.Option(help="An operator's policy: a shipped name or a .toml file.")]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on standard output.")]
 DEFAULT_ROOT = ".psavlm/store"
 

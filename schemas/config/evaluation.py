@@ -15,7 +15,8 @@ class EvaluateConfig(Frozen):
 
     `policy`: which types pass, and what follows from a level (schemas/policies); empty is the
     model's own. `interval`: of rates, Wilson's or the exact one, which is wider. `precision`: the
-    type of the base's weights.
+    type of the base's weights. `workers`: processes that answer, as Ray actors where there are
+    several; it changes no answer, and is no part of a fingerprint.
     """
 
     taxonomy: str = "taxonomy"
@@ -27,6 +28,7 @@ class EvaluateConfig(Frozen):
     bootstrap: Count = 2000
     interval: RateInterval = WILSON
     seed: int = 0
+    workers: Annotated[Count, Field(exclude=True)] = 1
 
 
 class ReportConfig(Frozen):

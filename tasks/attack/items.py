@@ -12,7 +12,7 @@ from schemas.attack import AttackConfig
 from schemas.errors import DataError
 from schemas.taxonomy import CLEAN
 from tasks.evaluate.judging import Judge
-from tasks.evaluate.step import question_of
+from tasks.evaluate.question import question_of
 from tasks.images import read_images
 
 if TYPE_CHECKING:

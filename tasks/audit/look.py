@@ -13,7 +13,7 @@ from schemas.taxonomy import Taxonomy
 from tasks.audit.score import Seen
 from tasks.encode import FeatureCache
 from tasks.evaluate.arms import open_backbone, open_guarded
-from tasks.evaluate.step import question_of
+from tasks.evaluate.question import question_of
 from tasks.progress import progress
 
 

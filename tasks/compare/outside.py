@@ -16,7 +16,8 @@ from schemas.errors import DataError
 from schemas.taxonomy import load_taxonomy
 from tasks.evaluate.judging import Judge
 from tasks.evaluate.metrics import arm_report
-from tasks.evaluate.step import ITEMS, REPORT, held_out_rows, judged_item, question_of
+from tasks.evaluate.question import question_of
+from tasks.evaluate.step import ITEMS, REPORT, held_out_rows, judged_item
 from tasks.evaluate.step import VERSION as EVALUATE_VERSION
 from tasks.images import read_images
 from tasks.progress import progress

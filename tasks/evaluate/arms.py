@@ -9,15 +9,15 @@ from model.backbone import Backbone
 from model.batches import compose
 from model.checkpoint import load_model
 from model.features import ImageFeatures
-from model.guard import Answer, GuardedVlm, GuardPolicy, forced, load_hints
+from model.guard import Answer, GuardedVlm, GuardPolicy, forced
 from model.prompts import ask
 from model.psavlm import PsaVlm
 from schemas.config import MethodConfig
+from schemas.hints import Hints
 from schemas.policies import OperatorPolicy
 from schemas.taxonomy import Taxonomy
+from tasks.evaluate.question import Label
 
-# An item's risk type and level, as its row states them.
-Label = tuple[str, int]
 Respond = Callable[[Sequence[ImageFeatures | None], Sequence[str], Sequence[Label]], list[Answer]]
 
 
@@ -34,7 +34,12 @@ def open_arm(
 
 
 def open_oracle(
-    backbone: Backbone, method: MethodConfig, *, taxonomy: Taxonomy, max_new_tokens: int
+    backbone: Backbone,
+    method: MethodConfig,
+    hints: Hints,
+    *,
+    taxonomy: Taxonomy,
+    max_new_tokens: int,
 ) -> Respond:
     """The untrained base, given the hint of each item's own label: what prompting can reach.
 
@@ -44,7 +49,7 @@ def open_oracle(
     guarded = GuardedVlm(
         PsaVlm.new(backbone, method, types=types, levels=levels),
         taxonomy=taxonomy,
-        hints=load_hints(method.hints, taxonomy=taxonomy),
+        hints=hints,
         policy=GuardPolicy(),
     )
 

@@ -17,6 +17,7 @@ from schemas.policies import operators_policy
 from schemas.taxonomy import load_taxonomy
 from tasks.base_model import libraries
 from tasks.evaluate.judging import Judge
+from tasks.evaluate.question import Question
 from tasks.evaluate.step import ITEMS, held_out_rows, judged_item
 from tasks.evaluate.step import VERSION as EVALUATE_VERSION
 from tasks.progress import progress
@@ -69,11 +70,11 @@ def read_both_ways(artifact: Artifact, *, store: Store) -> pa.Table:
 def _build(
     config: EvaluateConfig, parents: dict[str, Artifact], store: Store, folder: Path
 ) -> dict[str, int]:
-    from tasks.evaluate.operate import Asked, Operator
+    from tasks.evaluate.operate import Operator
 
     rows = held_out_rows(store.local(parents["labelled"]))
     operator = Operator.of(config, parents, store)
-    asked = [Asked.of(row) for row in rows]
+    asked = [Question.of(row) for row in rows]
     with progress(f"evaluate {parents['model'].step} both ways", len(rows)) as tick:
         ways = operator.both_ways(asked, max_new_tokens=config.max_new_tokens, tick=tick)
     judge = Judge.of(rows, config.refusal_markers)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,32 +23,17 @@ from schemas.artifact import Artifact
 from schemas.config import EvaluateConfig
 from schemas.policies import OperatorPolicy, operators_policy
 from schemas.sweep import MATCHED, UNCALIBRATED
-from schemas.taxonomy import CLEAN, load_taxonomy
+from schemas.taxonomy import load_taxonomy
 from tasks.base_model import FOLDER
 from tasks.encode import FeatureCache
 from tasks.evaluate.arms import open_backbone, open_guarded
-from tasks.evaluate.step import question_of
+from tasks.evaluate.question import Question, images_of
 from tasks.progress import Tick
 
 # The guard as if it had seen nothing, and as if every image were over its threshold.
 SILENT, ACTING = "silent", "acting"
 # An item's number, and how it is asked.
 Key = tuple[int, Prompt]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A test item as the guard meets it; `image_id` is None for text alone."""
-
-    image_id: str | None
-    question: str
-    benign: bool
-
-    @classmethod
-    def of(cls, row: dict[str, Any]) -> "Asked":
-        """A row of the test split."""
-        image = row["image_ids"][0] if row["image_ids"] else None
-        return cls(image, question_of(row), row["risk_type"] == CLEAN)
 
 
 @dataclass(frozen=True)
@@ -91,7 +75,7 @@ class Operator:
         )
 
     def operate(
-        self, items: Sequence[Asked], *, rate: float, max_new_tokens: int, tick: Tick
+        self, items: Sequence[Question], *, rate: float, max_new_tokens: int, tick: Tick
     ) -> dict[str, Operated]:
         """Both operating points of schemas/sweep.py by name.
 
@@ -106,7 +90,7 @@ class Operator:
         return {name: Operated(policies[name].threshold, own) for name, own in answered.items()}
 
     def both_ways(
-        self, items: Sequence[Asked], *, max_new_tokens: int, tick: Tick
+        self, items: Sequence[Question], *, max_new_tokens: int, tick: Tick
     ) -> dict[str, list[Answer]]:
         """An answer per item with the guard silent, and one with it acting, whatever it saw.
 
@@ -133,7 +117,7 @@ class Operator:
 
     def _answered(
         self,
-        items: Sequence[Asked],
+        items: Sequence[Question],
         verdicts: dict[str, list[Verdict | None]],
         max_new_tokens: int,
         tick: Tick,
@@ -153,7 +137,7 @@ class Operator:
         }
 
     def _decide(
-        self, items: Sequence[Asked], rate: float
+        self, items: Sequence[Question], rate: float
     ) -> tuple[dict[str, GuardPolicy], dict[str, list[Verdict | None]]]:
         """Pass 1: the policies, and under each a verdict per item (None for text alone)."""
         if not self.guarded.model.has_head:
@@ -178,31 +162,31 @@ class Operator:
         return policies, verdicts
 
     @torch.no_grad()
-    def _look(self, seen: Sequence[Asked]) -> tuple[Tensor, Tensor]:
+    def _look(self, seen: Sequence[Question]) -> tuple[Tensor, Tensor]:
         """Type logits [N, K] and level logits [N, L] of items that have an image."""
         taxonomy = self.guarded.taxonomy
         types = [torch.zeros(0, len(taxonomy.types))]
         levels = [torch.zeros(0, len(taxonomy.levels))]
         for first in range(0, len(seen), self.batch):
             part = seen[first : first + self.batch]
-            self.cache.expect(partial(_images, seen, first))
-            features = self.cache.batch(_images(seen, first, self.batch))
-            found = self.guarded.model.concept_logits(features, [item.question for item in part])
+            self.cache.expect(partial(_upcoming, seen, first))
+            features = self.cache.batch(images_of(part))
+            found = self.guarded.model.concept_logits(features, [item.text for item in part])
             types.append(found[0].cpu())
             levels.append(found[1].cpu())
         return torch.cat(types), torch.cat(levels)
 
-    def _keys(self, items: Sequence[Asked], verdicts: Sequence[Verdict | None]) -> list[Key]:
+    def _keys(self, items: Sequence[Question], verdicts: Sequence[Verdict | None]) -> list[Key]:
         """What decides an item's answer: its number and its prompt."""
         ask, kind = self.guarded.prompt, self.intervention
         return [
-            (i, ask(item.question, verdict, intervention=kind))
+            (i, ask(item.text, verdict, intervention=kind))
             for i, (item, verdict) in enumerate(zip(items, verdicts, strict=True))
         ]
 
     def _write(
         self,
-        items: Sequence[Asked],
+        items: Sequence[Question],
         asked: dict[Key, Verdict | None],
         max_new_tokens: int,
         tick: Tick,
@@ -212,12 +196,11 @@ class Operator:
         whole = [items[i] for i, _ in keys]
         for first in range(0, len(keys), self.batch):
             batch, part = keys[first : first + self.batch], whole[first : first + self.batch]
-            self.cache.expect(partial(_images, whole, first))
-            images = _images(whole, first, self.batch)
-            features = iter(self.cache.batch(images)) if images else iter(())
+            self.cache.expect(partial(_upcoming, whole, first))
+            features = iter(self.cache.batch(images) if (images := images_of(part)) else ())
             answers = self.guarded.answer_features(
                 [None if item.image_id is None else next(features) for item in part],
-                [item.question for item in part],
+                [item.text for item in part],
                 intervention=self.intervention,
                 verdicts=[asked[key] for key in batch],
                 max_new_tokens=max_new_tokens,
@@ -227,6 +210,6 @@ class Operator:
         return texts
 
 
-def _images(items: Sequence[Asked], first: int, count: int) -> list[str]:
+def _upcoming(items: Sequence[Question], first: int, count: int) -> list[str]:
     """The images of `count` items."""
-    return [item.image_id for item in items[first : first + count] if item.image_id is not None]
+    return images_of(items[first : first + count])

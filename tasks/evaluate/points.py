@@ -14,6 +14,7 @@ from schemas.sweep import PointsConfig
 from schemas.taxonomy import load_taxonomy
 from tasks.base_model import libraries
 from tasks.evaluate.judging import Judge
+from tasks.evaluate.question import Question
 from tasks.evaluate.step import ITEMS, held_out_rows, judged_item
 from tasks.evaluate.step import VERSION as EVALUATE_VERSION
 from tasks.progress import progress
@@ -74,11 +75,11 @@ def read_points(artifact: Artifact, *, store: Store) -> tuple[pa.Table, dict[str
 def _build(
     config: PointsConfig, parents: dict[str, Artifact], store: Store, folder: Path
 ) -> dict[str, int]:
-    from tasks.evaluate.operate import Asked, Operator
+    from tasks.evaluate.operate import Operator
 
     rows = held_out_rows(store.local(parents["labelled"]))
     operator = Operator.of(config.evaluate, parents, store)
-    asked = [Asked.of(row) for row in rows]
+    asked = [Question.of(row) for row in rows]
     with progress(f"evaluate {parents['model'].step}", len(rows)) as tick:
         points = operator.operate(
             asked,

@@ -1,8 +1,6 @@
 """Evaluate: one arm (base, after stage 1, after stage 2) on the held-out items of a snapshot."""
 
 import json
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from infra.answers import AnswerCache
 from infra.fingerprint import content_hash
 from infra.parts import read_parts
 from infra.store import Store
@@ -21,22 +20,21 @@ from schemas.policies import operators_policy
 from schemas.report import ArmReport
 from schemas.samples import ROWS, askable
 from schemas.taxonomy import load_taxonomy
-from tasks.base_model import FOLDER, libraries
-from tasks.encode import FeatureCache
+from tasks.base_model import libraries
+from tasks.evaluate.asking import Arm, Oracle, ask_all
 from tasks.evaluate.judging import Judge, reference
 from tasks.evaluate.metrics import arm_report
-from tasks.progress import progress
+from tasks.evaluate.question import Question, prompt_hash, question_of
 
 if TYPE_CHECKING:
     from model.guard import Answer
-    from tasks.evaluate.arms import Respond
 
-VERSION = 3
+VERSION = 4
 YES = ("true", "yes", "1")  # a table's cells are text
-ITEMS, REPORT = "items.parquet", "report.json"
+STEP, ITEMS, REPORT = "evaluate", "items.parquet", "report.json"
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - four artifacts that each may be another one
     config: EvaluateConfig,
     arm: str,
     base: Artifact,
@@ -45,8 +43,11 @@ def evaluate(
     *,
     store: Store,
     model: Artifact | MethodConfig | None = None,
+    cluster: str = "",
 ) -> Artifact:
     """`items.parquet` (one judged row per item) and `report.json` (ArmReport) of one arm.
+
+    Killed and run again it asks nothing that has been answered.
 
     Args:
         config: batch, answer length, intervals.
@@ -57,56 +58,38 @@ def evaluate(
         store: where artifacts live.
         model: a trained stage, answered with its guard; or a method without training, whose hints
             the base is given by the items' own labels; None for the base as it is.
+        cluster: address of a Ray cluster for several workers; empty is that of `psavlm up`, or one
+            of this process's own.
 
     Raises:
         DataError: no test items.
+        ServerError: a process that answers has died again and again.
     """
     parents = {"base": base, "labelled": labelled, "features": features}
-    oracle = model if isinstance(model, MethodConfig) else None
+    taxonomy, oracle = load_taxonomy(config.taxonomy), None
+    policy = operators_policy(config.policy, taxonomy=taxonomy)
+    told: dict[str, Any] = {"taxonomy": taxonomy, "policy": policy}
     if isinstance(model, Artifact):
         parents["model"] = model
-    taxonomy = load_taxonomy(config.taxonomy)
-    told = {"taxonomy": taxonomy, "policy": operators_policy(config.policy, taxonomy=taxonomy)}
-    if oracle is not None:
-        told["hints"] = load_hints(oracle.hints, taxonomy=taxonomy)
-    asked = Asked(config, arm, parents, store, oracle)
-    return store.artifact(
-        "evaluate",
+    elif model is not None:
+        oracle = Oracle(model, load_hints(model.hints, taxonomy=taxonomy))
+        told["hints"] = oracle.hints
+    settings = {"arm": arm, **config.model_dump()}
+    inputs = {**{name: content_hash(part) for name, part in told.items()}, **libraries()}
+    places = {role: parent.uri for role, parent in parents.items()}
+    kept = AnswerCache({STEP: VERSION, **settings, "parents": places, "inputs": inputs})
+    asked = Arm(arm, config, parents, store, taxonomy, policy, oracle)
+    made = store.artifact(
+        STEP,
         VERSION,
-        config={"arm": arm, **config.model_dump()},
+        config=settings,
         parents=parents,
-        inputs={**{name: content_hash(part) for name, part in told.items()}, **libraries()},
-        build=lambda folder: _evaluate(asked, folder),
+        inputs=inputs,
+        build=lambda folder: _evaluate(asked, kept, folder, cluster=cluster),
     )
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One arm to be evaluated."""
-
-    config: EvaluateConfig
-    arm: str
-    parents: dict[str, Artifact]
-    store: Store
-    oracle: MethodConfig | None
-
-    def open(self) -> "Respond":
-        """How this arm answers."""
-        from tasks.evaluate.arms import open_arm, open_backbone, open_oracle
-
-        taxonomy = load_taxonomy(self.config.taxonomy)
-        half = self.config.precision == "bf16"
-        base = open_backbone(self.store.local(self.parents["base"]) / FOLDER, half=half)
-        longest = self.config.max_new_tokens
-        if self.oracle is not None:
-            return open_oracle(base, self.oracle, taxonomy=taxonomy, max_new_tokens=longest)
-        model = self.parents.get("model")
-        return open_arm(
-            base,
-            self.store.local(model) / FOLDER if model else None,
-            policy=operators_policy(self.config.policy, taxonomy=taxonomy),
-            max_new_tokens=longest,
-        )
+    if store.find(STEP, made.fingerprint):  # not where it was only planned
+        kept.clear()
+    return made
 
 
 def read_report(artifact: Artifact, *, store: Store) -> ArmReport:
@@ -114,13 +97,13 @@ def read_report(artifact: Artifact, *, store: Store) -> ArmReport:
     return ArmReport.model_validate_json((store.local(artifact) / REPORT).read_bytes())
 
 
-def _evaluate(asked: Asked, folder: Path) -> dict[str, int]:
+def _evaluate(asked: Arm, kept: AnswerCache, folder: Path, *, cluster: str) -> dict[str, int]:
     config = asked.config
     rows = held_out_rows(asked.store.local(asked.parents["labelled"]))
-    answers = _answers(asked, rows)
+    answers = ask_all(asked, [Question.of(row) for row in rows], kept, cluster=cluster)
     judge = Judge.of(rows, config.refusal_markers)
     judged = [judged_item(row, answer, judge) for row, answer in zip(rows, answers, strict=True)]
-    report = arm_report(asked.arm, judged, config, load_taxonomy(config.taxonomy))
+    report = arm_report(asked.name, judged, config, asked.taxonomy)
     pq.write_table(pa.Table.from_pylist(judged), folder / ITEMS)
     (folder / REPORT).write_text(report.model_dump_json(indent=1), encoding="utf-8")
     return {"items": len(judged)}
@@ -140,44 +123,18 @@ def held_out_rows(labelled: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (not row["image_ids"], len(question_of(row))))
 
 
-def question_of(row: dict[str, Any]) -> str:
-    """The first thing that the user says."""
-    return next(m["text"] for m in row["messages"] if m["role"] == "user")
-
-
-def _answers(asked: Asked, rows: list[dict[str, Any]]) -> list["Answer"]:
-    cache, respond = FeatureCache(asked.parents["features"]), asked.open()
-    size = asked.config.batch
-    answers: list[Answer] = []
-    with progress(f"evaluate {asked.arm}", len(rows)) as tick:
-        for first in range(0, len(rows), size):
-            batch = rows[first : first + size]
-            cache.expect(partial(_coming, rows, first))
-            seen = _coming(rows, first, size)
-            images = iter(cache.batch(seen)) if seen else iter(())
-            features = [next(images) if row["image_ids"] else None for row in batch]
-            labels = [(row["risk_type"], row["risk_level"]) for row in batch]
-            answers += respond(features, [question_of(row) for row in batch], labels)
-            tick(len(answers), "items")
-    return answers
-
-
-def _coming(rows: list[dict[str, Any]], first: int, count: int) -> list[str]:
-    """The images of `count` rows."""
-    return [row["image_ids"][0] for row in rows[first : first + count] if row["image_ids"]]
-
-
 def judged_item(row: dict[str, Any], answer: "Answer", judge: Judge) -> dict[str, Any]:
     """One row of `items.parquet`: the item, the answer, what the judge and the guard made of it."""
     extra = json.loads(row["extra"] or "{}")
     kept = ("sample_id", "source", "group_id", "risk_type", "risk_level")
-    seen = answer.verdict
+    seen, question = answer.verdict, Question.of(row)
     return {
         **{name: row[name] for name in kept},
-        "image_id": row["image_ids"][0] if row["image_ids"] else None,
+        "image_id": question.image_id,
         "near_miss": str(extra.get("near_miss")).lower() in YES,
         "style": str(extra.get("style", "")),
-        "question": question_of(row),
+        "prompt_hash": prompt_hash(question.text, question.image_id),
+        "question": question.text,
         "reference": reference(row),
         "answer": answer.text,
         **judge.judge(row, answer.text),
@@ -185,6 +142,8 @@ def judged_item(row: dict[str, Any], answer: "Answer", judge: Judge) -> dict[str
         "risk": seen.risk if seen else None,
         "seen_type": max(seen.type_probs, key=seen.type_probs.__getitem__) if seen else None,
         "seen_level": _most(list(seen.level_probs.values())) if seen else None,
+        "type_probabilities": seen.type_probs if seen else None,
+        "level_probabilities": seen.level_probs if seen else None,
     }
 
 

@@ -2,16 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 from infra.answers import AnswerCache
 from schemas.samples import RawReject
 from tasks.benchmarks.item import Item
+from tasks.crew import Crew
 from tasks.examine.pictures import Shown, shown
 from tasks.progress import progress
-from tasks.respond import Answering, Ask, Crew, Responder, Told
+from tasks.respond import Answering, Ask, Responder, Told
 
 NAMES = ("question_id", "index")
 # Batches for each worker at a time: their answers are kept, and shown, when all are there.
@@ -63,7 +64,7 @@ class Answerer:
         settings |= {"ranked": True} if ranked else {}
         self.cache = AnswerCache({"model": responder.identity, **settings})
         self._answering: Answering | None = None
-        self._crew: Crew | None = None
+        self._crew: Crew[Ask, Told] | None = None
         self._fresh: dict[str, Told] = {}
 
     def answers(self, items: Sequence[Item]) -> Iterator[list[Answered | RawReject]]:
@@ -79,10 +80,14 @@ class Answerer:
         batches = [order[first : first + self.batch] for first in range(0, len(order), self.batch)]
         together = self.workers * ROUND if self.workers > 1 else 1
         with progress(f"ask {self.responder.name}", len(items)) as tick:
-            for first in range(0, len(batches), together):
-                own = batches[first : first + together]
-                yield from self._round(items, names, own)
-                tick(first * self.batch + sum(map(len, own)), "items")
+            try:
+                for first in range(0, len(batches), together):
+                    own = batches[first : first + together]
+                    yield from self._round(items, names, own)
+                    tick(first * self.batch + sum(map(len, own)), "items")
+            finally:
+                if self._crew is not None:
+                    self._crew.close()
 
     def _round(
         self,
@@ -117,8 +122,16 @@ class Answerer:
     ) -> None:
         """Here, or by several processes; either is opened when the first question is not known."""
         if self.workers > 1:
-            self._crew = self._crew or Crew(self.responder, size=self.workers, cluster=self.cluster)
-            self._crew.answer(batches, self.longest, kept)
+            opened = partial(self.responder.opened, self.longest)
+            self._crew = self._crew or Crew(opened, size=self.workers, cluster=self.cluster)
+            # The encoded bytes are for endpoints: a model here reads the picture.
+            given = [[replace(ask, data=None) for ask in asks] for asks in batches]
+
+            def all_kept(batch: int, found: Sequence[Told]) -> None:
+                for place, told in enumerate(found):
+                    kept(batch, place, told)
+
+            self._crew.answer(given, all_kept)
             return
         self._answering = self._answering or self.responder.open()
         for number, asks in enumerate(batches):

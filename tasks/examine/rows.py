@@ -1,12 +1,11 @@
 """`items.parquet`: one row an item, with what was asked, answered, seen and judged."""
 
-import hashlib
-import json
 from typing import Any
 
 import pyarrow as pa
 
 from tasks.benchmarks.item import Item, Verdict
+from tasks.evaluate.question import prompt_hash
 from tasks.respond import Told
 
 NUMBERS = pa.map_(pa.string(), pa.float64())
@@ -84,11 +83,6 @@ def judged(row: dict[str, Any], verdict: Verdict, judge: str, *, place: str = ""
     }
     right = {} if place else {"right": verdict.right}
     return {**row, **right, **{f"{place}{name}": value for name, value in told.items()}}
-
-
-def prompt_hash(prompt: str, image_id: str | None) -> str:
-    """sha256 over text and image: what two models were asked alike."""
-    return hashlib.sha256(json.dumps([prompt, image_id]).encode()).hexdigest()
 
 
 def table(rows: list[dict[str, Any]]) -> pa.Table:

@@ -21,11 +21,11 @@ from schemas.probe import (
     ProbeConfig,
     ProbeRow,
 )  # fmt: skip
-from schemas.report import Metric
+from schemas.report import DESCRIBED, Metric
 from schemas.taxonomy import CLEAN
 from tasks.encode import FeatureCache
 from tasks.evaluate.intervals import clustered_mean, rate, wilson
-from tasks.evaluate.step import question_of
+from tasks.evaluate.question import question_of
 from tasks.probe.rows import Images, balanced_cells, images_of
 from tasks.probe.states import (
     ENCODER,
@@ -74,9 +74,7 @@ def projector(given: Probed) -> tuple[list[ProbeRow], Picture]:
         hits = (called == truth).numpy()
         rows.append(_row(PROJECTOR, name, TYPE, _share(hits, test.ids, given.config)))
         spread = between_classes(unseen, truth)
-        whole = Metric(
-            value=spread, n=len(test.ids), low=spread, high=spread, method="bootstrap_by_image"
-        )
+        whole = Metric(value=spread, n=len(test.ids), low=spread, high=spread, method=DESCRIBED)
         rows.append(_row(PROJECTOR, name, SPREAD, whole))
         if name in (ENCODER, TRAINED):
             places[name] = plane(own, unseen).numpy()

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from schemas.probe import HEAD, PROJECTOR, SPREAD, TOKENS, ProbeRow, of_experiment
-from schemas.report import Metric
+from schemas.probe import HEAD, PROJECTOR, TOKENS, ProbeRow, of_experiment
+from schemas.report import DESCRIBED, Metric
 from tasks.sweep.document import Document, Section, cell
 
 TITLE = "Probes of stage 1: what a straight line can read"
@@ -57,11 +57,10 @@ def _section(rows: Sequence[ProbeRow], name: str) -> Section:
     for what in dict.fromkeys(row.what for row in own):
         found = {row.measure: row.metric for row in own if row.what == what}
         counts = {metric.n for metric in found.values()}
-        cells = [_cell(found[m], m) if m in found else "-" for m in measures]
+        cells = [_cell(found[m]) if m in found else "-" for m in measures]
         lines.append([what, "/".join(map(str, sorted(counts))), *cells])
     return Section(TITLES[name], REMARKS[name], ["", "n", *measures], lines)
 
 
-def _cell(metric: Metric, measure: str) -> str:
-    # The spread of the states that there are is no estimate, and has no interval.
-    return f"{100 * metric.value:.1f}" if measure == SPREAD else cell(metric)
+def _cell(metric: Metric) -> str:
+    return f"{100 * metric.value:.1f}" if metric.method == DESCRIBED else cell(metric)

@@ -18,7 +18,7 @@ from model.psavlm import PsaVlm
 from schemas.config import MethodConfig
 from tasks.encode import FeatureCache
 from tasks.evaluate.arms import open_backbone, open_guarded
-from tasks.evaluate.step import question_of
+from tasks.evaluate.question import question_of
 from tasks.progress import progress
 
 ENCODER, OWN_PROJECTOR = "h_o: encoder", "h_i: the base's own projector"

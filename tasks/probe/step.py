@@ -25,7 +25,7 @@ from tasks.sweep.files import PAGE, TEXT, write_table
 if TYPE_CHECKING:
     from tasks.probe.experiments import Picture, Probed
 
-STEP, VERSION = "probe", 2
+STEP, VERSION = "probe", 3
 
 
 class ProbeInputs(Frozen):

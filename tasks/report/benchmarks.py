@@ -1,18 +1,22 @@
-"""A run's benchmarks: the numbers of base and trained model side by side, a block for each."""
+"""A run's benchmarks: base and trained model side by side, and how far apart; a block for each."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from infra.store import Store
-from schemas.benchmark import BenchmarkReport
-from schemas.report import INTERVALS
+from schemas.artifact import Artifact
+from schemas.report import INTERVALS, Metric
 from tasks.benchmarks.registry import benchmark_named
-from tasks.examine import read_report
+from tasks.examine import read_report, read_rows
+from tasks.examine.report import FLAGGED
+from tasks.report.differences import differences
 from tasks.report.inputs import ReportInputs
 from tasks.report.words import arm_name, counted, interval
 
 # What is told of each model beside its numbers.
 LEFT = ("items", "filtered", "unanswered", "unscored")
+DIFFERENCE = "difference"
 Row = dict[str, str]
 
 
@@ -26,12 +30,12 @@ class Block:
 
 
 def benchmarks(inputs: ReportInputs, store: Store) -> list[dict[str, Any]]:
-    """One entry each: rule, judge, caveats, official numbers and measures by arm."""
-    found: dict[str, dict[str, BenchmarkReport]] = {}
+    """One entry each: rule, judge, caveats, official numbers, measures by arm, differences."""
+    found: dict[str, dict[str, Artifact]] = {}
     for key, artifact in inputs.benchmarks.items():
         name, _, arm = key.rpartition("/")
-        found.setdefault(name, {})[arm] = read_report(artifact, store=store)
-    return [_entry(name, reports) for name, reports in found.items()]
+        found.setdefault(name, {})[arm] = artifact
+    return [_entry(name, made, store) for name, made in found.items()]
 
 
 def blocks(numbers: dict[str, Any]) -> list[Block]:
@@ -44,7 +48,8 @@ def headings(numbers: dict[str, Any]) -> list[tuple[str, str, list[Row]]]:
     return [(f"Benchmark {one.name}", "\n\n".join(one.told), one.rows) for one in blocks(numbers)]
 
 
-def _entry(name: str, reports: dict[str, BenchmarkReport]) -> dict[str, Any]:
+def _entry(name: str, made: Mapping[str, Artifact], store: Store) -> dict[str, Any]:
+    reports = {arm: read_report(artifact, store=store) for arm, artifact in made.items()}
     first, *others = reports.values()
     told = dict.fromkeys(caveat for one in (first, *others) for caveat in one.caveats)
     return {
@@ -61,7 +66,20 @@ def _entry(name: str, reports: dict[str, BenchmarkReport]) -> dict[str, Any]:
                 for arm, one in reports.items()
             }
         ),
+        "differences": {
+            measure: metric.model_dump() for measure, metric in _apart(name, made, store).items()
+        },
     }
+
+
+def _apart(name: str, made: Mapping[str, Artifact], store: Store) -> dict[str, Metric]:
+    """The trained model's measures minus the base's; nothing where one of them was not asked."""
+    if len(made) < 2:
+        return {}
+    old, new = (read_rows(one, store=store) for one in made.values())
+    config = store.manifest(next(iter(made.values()))).config
+    asked = (*benchmark_named(name).measures, FLAGGED)
+    return differences(old, new, asked, draws=config["bootstrap"], seed=config["seed"])
 
 
 def _by_number(by_arm: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -74,12 +92,13 @@ def _by_number(by_arm: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _block(entry: dict[str, Any]) -> Block:
-    arms = list(entry["arms"])
+    arms, apart = list(entry["arms"]), entry["differences"]
     rows = [
         {
             "number": f"{row['name']} (official)",
             "n": "-",
             **{arm_name(arm): _plain(row["arms"].get(arm)) for arm in arms},
+            **({DIFFERENCE: "-"} if apart else {}),
         }
         for row in entry["official"]
     ]
@@ -88,6 +107,7 @@ def _block(entry: dict[str, Any]) -> Block:
             "number": row["name"].replace("_", " "),
             "n": counted(row),
             **{arm_name(arm): _cell(row["arms"].get(arm)) for arm in arms},
+            **({DIFFERENCE: _cell(apart.get(row["name"]))} if apart else {}),
         }
         for row in entry["measures"]
     ]
@@ -105,6 +125,11 @@ def _told(entry: dict[str, Any]) -> tuple[str, ...]:
         f"{about[0].upper()}{about[1:]}; rule {entry['rule']}, judged by {entry['judge']}; rates "
         f"with {INTERVALS[entry['interval']]} intervals."
     )
+    if entry["differences"]:
+        first += (
+            " Differences are paired, over the items that both have answered: of rates in points, "
+            "with Tango's intervals; each interval is for itself."
+        )
     notes = (f"Note: {caveat}." for caveat in entry["caveats"])
     return (f"{first} {'; '.join(left)}.", *notes)
 

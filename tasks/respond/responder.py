@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from infra.chat import FILTERED
 from schemas.artifact import Artifact
+from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -74,3 +75,27 @@ class Responder:
     parents: dict[str, Artifact] = field(default_factory=dict)
     ranks: bool = True
     free: bool = False
+
+    def opened(self, longest: int) -> Callable[[Sequence[Ask]], list[Told]]:
+        """The model as a function from questions to answers in their order, opened now."""
+        answering = self.open()
+
+        def answer(asks: Sequence[Ask]) -> list[Told]:
+            found: dict[int, Told] = {}
+            answering(asks, longest, found.__setitem__)
+            return [found[place] for place in range(len(asks))]
+
+        return answer
+
+
+def check_crew(responder: Responder, size: int, cluster: str) -> None:
+    """ConfigError where several processes would be of no use, or a cluster of none."""
+    if size == 1 and cluster:
+        raise ConfigError(f"--cluster {cluster!r} is for several --workers: give both or neither")
+    if size > 1 and responder.free:
+        raise ConfigError(f"--workers {size}: answers from a file need none; leave it out")
+    if size > 1 and not responder.ranks:
+        raise ConfigError(
+            f"--workers {size}: an endpoint is asked several questions at once as it is; leave "
+            "--workers out"
+        )
