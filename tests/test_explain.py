@@ -177,7 +177,7 @@ def test_explain_says_what_answer_says_and_draws_a_png(stage, image, tmp_path):
 def test_an_operators_policy_decides_what_follows_in_both(stage, image, tmp_path):
     policy = tmp_path / "own.toml"
     kinds = [name for name in answer_one(stage.uri, image, ASKED)["types"] if name != "clean"]
-    policy.write_text(f"disabled = {json.dumps(kinds)}\n")
+    policy.write_text(f'version = 1\nname = "own"\ndisabled = {json.dumps(kinds)}\n')
     asked = {"policy": str(policy), "max_new_tokens": 4}
     told = explain_one(stage.uri, image, ASKED, tmp_path / "heat.png", **asked)
     assert answer_one(stage.uri, image, ASKED, **asked).items() <= told.items()

@@ -662,7 +662,7 @@ def test_the_metrics_and_how_their_intervals_are_made():
         "level_accuracy", "level_macro_f1",
     ]  # fmt: skip
     assert get_args(Metric.model_fields["method"].annotation) == (
-        "wilson", "clopper-pearson", "bootstrap_by_image",
+        "wilson", "clopper-pearson", "bootstrap_by_image", "tango", "described",
     )  # fmt: skip
 
 

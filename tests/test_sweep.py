@@ -247,7 +247,7 @@ def test_answers_shared_between_operating_points_are_those_of_each_point_alone(o
             policy=GuardPolicy(threshold=point.threshold),
         )  # fmt: skip
         alone = guarded.answer_features(
-            [*features, None], [item.question for item in items], max_new_tokens=8
+            [*features, None], [item.text for item in items], max_new_tokens=8
         )
         assert [a.text for a in alone] == [a.text for a in point.answers]
         assert [a.hint for a in alone] == [a.hint for a in point.answers]
