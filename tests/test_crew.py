@@ -68,7 +68,8 @@ def test_two_actors_answer_a_benchmark_as_one_process_does(
         made = examine(config, base, store=store, workers=workers)
         rows.append(read_rows(made, store=store))
         fingerprints.add(made.fingerprint)
-        assert not members()  # a crew gives back what it holds
+        psutil.wait_procs(members(), timeout=30)  # a crew gives back what it holds
+        assert not members()
     assert rows[0] == rows[1] and len(fingerprints) == 1
 
 
