@@ -18,9 +18,9 @@ PSAVLM = str(Path(sys.executable).parent / "psavlm")
 DATA = (*LIBRARIES, "tiny_world", "ingest", "validate", "balance", "base_model", "encode")
 
 
-def linked(root: Path, whole: str) -> Path:
-    """A new root that has the data and the base, without a copy."""
-    for step in DATA:
+def linked(root: Path, whole: str, *also: str) -> Path:
+    """A new root that has the data, the base and some stages of another one, without a copy."""
+    for step in (*DATA, *also):
         shutil.copytree(Path(whole) / step, root / step, copy_function=os.link)
     return root
 

@@ -543,7 +543,7 @@ def test_formats_presets_mappings_and_hints():
         "mm-safetybench", "mossbench", "psa-vlm", "rtvlm", "spa-vl", "tiny", "unsafebench",
         "vlguard", "xstest",
     ]  # fmt: skip
-    assert shipped("hints") == ["default"]
+    assert shipped("hints") == ["default", "prose"]
     assert shipped("licences") == ["default"]
     assert shipped("methods") == [
         "base", "guard-mlp", "head-only", "hint-only", "mlp", "mlp-first-token", "mlp-image-only",
