@@ -62,11 +62,10 @@ def join(address: str = "", *, cpus: int, state: Path = Path(".psavlm")) -> Clus
 
 
 def room(address: str = "", *, workers: int) -> int:
-    """How many points may be under way that train by `workers` workers and are judged, at least 1.
+    """How many trainings of `workers` workers fit side by side, at least 1.
 
-    As many as fit side by side; without GPUs one more, which is judged while others train, or
-    waits in Ray's queue. On a GPU both would want its memory. A cluster of this machine's own is
-    not started for the answer: it will have this machine's CPUs and GPUs.
+    A cluster of this machine's own is not started for the answer: it will have this machine's
+    CPUs and GPUs.
 
     Raises:
         ConfigError: no cluster answers at the address.
@@ -78,7 +77,7 @@ def room(address: str = "", *, workers: int) -> int:
         host = provenance()["host"]
         cpus, gpus = host["cpus"] or 1, len(host["gpus"])
     # As in training: GPUs if every worker gets one.
-    return gpus // workers if gpus >= workers else max(1, cpus // workers) + 1
+    return max(1, (gpus if gpus >= workers else cpus) // workers)
 
 
 def _joined(address: str, workers: int) -> dict[str, float]:
