@@ -478,3 +478,24 @@ def test_published_sizes_have_their_published_shapes(loaded, name):
         image = ImagePatches(torch.zeros(576 + 36 * 48, 1024, device="meta"), (480, 640))
         (h_i,) = backbone.project([image])
         assert h_i.rows.shape == (576 + 36 * (48 + 1), 4096)
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(PUBLISHED) if "1.5" in name])
+def test_lora_of_the_papers_rank_has_the_size_that_its_layers_give(loaded, name):
+    """METHOD.md section 3: rank 256 on every linear layer of the language model but lm_head."""
+    family, vision, text, _, _ = PUBLISHED[name]
+    config, kind = KINDS[family]
+    made = config(vision_config=vision, text_config={"vocab_size": 32064, **text})
+    made.image_token_id = loaded[family].config.image_token_id
+    with torch.device("meta"):
+        vlm = kind(made)
+        backbone = CLASSES[family](vlm, loaded[family].tokenizer, loaded[family].image_processor)
+        add_lora(backbone, MethodConfig(lora_rank=256))
+    width, inner, layers = (
+        made.text_config.hidden_size, made.text_config.intermediate_size,
+        made.text_config.num_hidden_layers,
+    )  # fmt: skip
+    expected = layers * 256 * (4 * 2 * width + 3 * (width + inner))
+    count = sum(p.numel() for p in lora_parameters(backbone).values())
+    assert count == expected
+    assert count == {4096: 639_631_360, 5120: 1_001_390_080}[width]
