@@ -9,17 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.fingerprint import content_hash
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import EvaluateConfig
-from schemas.policies import operators_policy
-from schemas.taxonomy import load_taxonomy
-from tasks.base_model import libraries
 from tasks.evaluate.judging import Judge
 from tasks.evaluate.question import Question
-from tasks.evaluate.step import ITEMS, held_out_rows, judged_item
-from tasks.evaluate.step import VERSION as EVALUATE_VERSION
+from tasks.evaluate.step import ITEMS, as_evaluated, held_out_rows, judged_item
 from tasks.progress import progress
 
 STEP, VERSION = "evaluate_both_ways", 1
@@ -48,16 +43,12 @@ def evaluate_both_ways(
         DataError: no test items.
     """
     parents = {"base": base, "labelled": labelled, "features": features, "model": model}
-    taxonomy = load_taxonomy(config.taxonomy)
-    policy = operators_policy(config.policy, taxonomy=taxonomy)
-    hashes = {"taxonomy": content_hash(taxonomy), "policy": content_hash(policy)}
     return store.artifact(
         STEP,
         VERSION,
         config=config,
         parents=parents,
-        # How items are asked and judged is the evaluation's own.
-        inputs={"evaluate": str(EVALUATE_VERSION), **hashes, **libraries()},
+        inputs=as_evaluated(config),
         build=lambda folder: _build(config, parents, store, folder),
     )
 

@@ -6,17 +6,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.fingerprint import content_hash
 from infra.store import Store
 from schemas.artifact import Artifact
-from schemas.policies import operators_policy
 from schemas.sweep import PointsConfig
-from schemas.taxonomy import load_taxonomy
-from tasks.base_model import libraries
 from tasks.evaluate.judging import Judge
 from tasks.evaluate.question import Question
-from tasks.evaluate.step import ITEMS, held_out_rows, judged_item
-from tasks.evaluate.step import VERSION as EVALUATE_VERSION
+from tasks.evaluate.step import ITEMS, as_evaluated, held_out_rows, judged_item
 from tasks.progress import progress
 
 VERSION = 1
@@ -49,19 +44,12 @@ def evaluate_points(
         DataError: no test items.
     """
     parents = {"base": base, "labelled": labelled, "features": features, "model": model}
-    taxonomy = load_taxonomy(config.evaluate.taxonomy)
-    told = {
-        "taxonomy": taxonomy,
-        "policy": operators_policy(config.evaluate.policy, taxonomy=taxonomy),
-    }
-    hashes = {name: content_hash(part) for name, part in told.items()}
     return store.artifact(
         "evaluate_points",
         VERSION,
         config=config,
         parents=parents,
-        # How items are asked and judged is the evaluation's own.
-        inputs={"evaluate": str(EVALUATE_VERSION), **hashes, **libraries()},
+        inputs=as_evaluated(config.evaluate),
         build=lambda folder: _build(config, parents, store, folder),
     )
 

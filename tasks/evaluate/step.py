@@ -92,6 +92,14 @@ def evaluate(  # noqa: PLR0913 - four artifacts that each may be another one
     return made
 
 
+def as_evaluated(config: EvaluateConfig) -> dict[str, str]:
+    """The inputs, by their hashes, of another step that asks and judges items as this one does."""
+    taxonomy = load_taxonomy(config.taxonomy)
+    told = {"taxonomy": taxonomy, "policy": operators_policy(config.policy, taxonomy=taxonomy)}
+    hashes = {name: content_hash(part) for name, part in told.items()}
+    return {STEP: str(VERSION), **hashes, **libraries()}
+
+
 def read_report(artifact: Artifact, *, store: Store) -> ArmReport:
     """The numbers of an evaluate artifact."""
     return ArmReport.model_validate_json((store.local(artifact) / REPORT).read_bytes())
