@@ -19,6 +19,7 @@ from infra.cluster_address import takes_jobs
 from infra.port import spare_port
 from infra.provenance import provenance
 from infra.ray_settings import OWN, prepare
+from infra.ray_words import set_apart
 from schemas.errors import ConfigError, TrainingError
 
 REACH_S = 10.0
@@ -51,6 +52,7 @@ def join(address: str = "", *, cpus: int, state: Path = Path(".psavlm")) -> Clus
         import ray
 
         if not ray.is_initialized():
+            set_apart()
             with _same_sigterm():
                 _start(address or os.environ.get(OWN, ""), cpus)
         _check_size(cpus)
