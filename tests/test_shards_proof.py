@@ -3,7 +3,6 @@
 Against the same run without shards, and with workers killed on the way.
 """
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -55,11 +54,7 @@ def stage2(root: Path, preset: str, home: Path, *, kills: tuple[int, ...] = ()) 
     for step in kills:
         wait_for(driver, own, "stage2", at=("full", step))
         workers_of(driver)[-1].kill()
-    out, err = driver.communicate(timeout=1800)
-    assert driver.returncode == 0, err[-3000:]
-    # Ray may have printed of the dead worker before it.
-    artifact: dict = json.loads(out.splitlines()[-1])
-    return artifact
+    return finished(driver)
 
 
 def test_a_run_in_shards_is_the_run_without_and_survives_its_workers(
