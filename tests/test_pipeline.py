@@ -20,7 +20,7 @@ from tests.tiny_bars import missed
 
 # The first test may wait for another module's cluster to be gone.
 pytestmark = pytest.mark.timeout(900)
-# One worker, for its five deaths cost its start each time; two of them die in test_train_proofs.py.
+# One worker: each of its deaths costs a start. test_train_proofs.py kills workers of two.
 SHORT = """
 extends = "tiny"
 [stage1]

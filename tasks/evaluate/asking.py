@@ -5,6 +5,7 @@ processes changes an answer, also in half precision, and nothing is asked twice.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from schemas.taxonomy import Taxonomy
 from tasks.base_model import FOLDER
 from tasks.crew import Crew
 from tasks.encode import FeatureCache
-from tasks.evaluate.question import Question, images_of
+from tasks.evaluate.question import Question, features_of, upcoming
 from tasks.progress import progress
 
 if TYPE_CHECKING:
@@ -70,19 +71,14 @@ class Arm:
 
 @dataclass(frozen=True)
 class Answering:
-    """An opened arm: answers a batch, and is told before what comes next."""
+    """An opened arm: answers a batch at a time."""
 
     cache: FeatureCache
     respond: "Respond"
 
-    def expect(self, upcoming: Batch) -> None:
-        """What will be asked from now on: its features are read ahead."""
-        self.cache.expect(lambda count: images_of(upcoming[:count]))
-
     def __call__(self, batch: Batch) -> "list[Answer]":
         """An answer to each question."""
-        found = iter(self.cache.batch(seen) if (seen := images_of(batch)) else ())
-        features = [None if one.image_id is None else next(found) for one in batch]
+        features = features_of(batch, self.cache)
         return self.respond(features, [one.text for one in batch], [one.label for one in batch])
 
 
@@ -133,17 +129,13 @@ def _ask(
     cluster: str,
 ) -> None:
     if arm.config.workers > 1:
-        crew: Crew[Question, Answer] = Crew(
-            arm.opened, size=min(arm.config.workers, len(batches)), cluster=cluster
-        )
-        try:
+        size = min(arm.config.workers, len(batches))
+        with closing(Crew(arm.opened, size=size, cluster=cluster)) as crew:
             crew.answer(batches, keep)
-        finally:
-            crew.close()
         return
     answering, flat = arm.opened(), [one for batch in batches for one in batch]
     answered = 0
     for number, batch in enumerate(batches):
-        answering.expect(flat[answered:])
+        answering.cache.expect(upcoming(flat, answered))
         keep(number, answering(batch))
         answered += len(batch)

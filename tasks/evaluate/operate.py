@@ -8,7 +8,6 @@ N images, K risk types, L levels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +26,7 @@ from schemas.taxonomy import load_taxonomy
 from tasks.base_model import FOLDER
 from tasks.encode import FeatureCache
 from tasks.evaluate.arms import open_backbone, open_guarded
-from tasks.evaluate.question import Question, images_of
+from tasks.evaluate.question import Question, features_of, images_of, upcoming
 from tasks.progress import Tick
 
 # The guard as if it had seen nothing, and as if every image were over its threshold.
@@ -169,7 +168,7 @@ class Operator:
         levels = [torch.zeros(0, len(taxonomy.levels))]
         for first in range(0, len(seen), self.batch):
             part = seen[first : first + self.batch]
-            self.cache.expect(partial(_upcoming, seen, first))
+            self.cache.expect(upcoming(seen, first))
             features = self.cache.batch(images_of(part))
             found = self.guarded.model.concept_logits(features, [item.text for item in part])
             types.append(found[0].cpu())
@@ -196,10 +195,9 @@ class Operator:
         whole = [items[i] for i, _ in keys]
         for first in range(0, len(keys), self.batch):
             batch, part = keys[first : first + self.batch], whole[first : first + self.batch]
-            self.cache.expect(partial(_upcoming, whole, first))
-            features = iter(self.cache.batch(images) if (images := images_of(part)) else ())
+            self.cache.expect(upcoming(whole, first))
             answers = self.guarded.answer_features(
-                [None if item.image_id is None else next(features) for item in part],
+                features_of(part, self.cache),
                 [item.text for item in part],
                 intervention=self.intervention,
                 verdicts=[asked[key] for key in batch],
@@ -208,8 +206,3 @@ class Operator:
             texts |= {key: answer.text for key, answer in zip(batch, answers, strict=True)}
             tick(len(items) * len(texts) // len(keys), "items")
         return texts
-
-
-def _upcoming(items: Sequence[Question], first: int, count: int) -> list[str]:
-    """The images of `count` items."""
-    return images_of(items[first : first + count])

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from schemas.taxonomy import CLEAN
+
+if TYPE_CHECKING:
+    from tasks.encode import FeatureCache
 
 # A risk type and level, as a row states them.
 Label = tuple[str, int]
@@ -42,6 +45,17 @@ def question_of(row: dict[str, Any]) -> str:
 def prompt_hash(prompt: str, image_id: str | None) -> str:
     """sha256 over text and image: what two models were asked alike."""
     return hashlib.sha256(json.dumps([prompt, image_id]).encode()).hexdigest()
+
+
+def features_of(questions: Sequence[Question], cache: "FeatureCache") -> "list[Any]":
+    """h_o of each question's image, None for text alone."""
+    found = iter(cache.batch(images) if (images := images_of(questions)) else ())
+    return [None if one.image_id is None else next(found) for one in questions]
+
+
+def upcoming(questions: Sequence[Question], first: int) -> Callable[[int], list[str]]:
+    """From `first` on, the images of the next n questions: what a feature cache may read ahead."""
+    return lambda count: images_of(questions[first : first + count])
 
 
 def images_of(questions: Sequence[Question]) -> list[str]:

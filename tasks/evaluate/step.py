@@ -68,14 +68,13 @@ def evaluate(  # noqa: PLR0913 - four artifacts that each may be another one
     parents = {"base": base, "labelled": labelled, "features": features}
     taxonomy, oracle = load_taxonomy(config.taxonomy), None
     policy = operators_policy(config.policy, taxonomy=taxonomy)
-    told: dict[str, Any] = {"taxonomy": taxonomy, "policy": policy}
+    inputs = _hashed(taxonomy=taxonomy, policy=policy)
     if isinstance(model, Artifact):
         parents["model"] = model
     elif model is not None:
         oracle = Oracle(model, load_hints(model.hints, taxonomy=taxonomy))
-        told["hints"] = oracle.hints
+        inputs |= _hashed(hints=oracle.hints)
     settings = {"arm": arm, **config.model_dump()}
-    inputs = {**{name: content_hash(part) for name, part in told.items()}, **libraries()}
     places = {role: parent.uri for role, parent in parents.items()}
     kept = AnswerCache({STEP: VERSION, **settings, "parents": places, "inputs": inputs})
     asked = Arm(arm, config, parents, store, taxonomy, policy, oracle)
@@ -87,7 +86,7 @@ def evaluate(  # noqa: PLR0913 - four artifacts that each may be another one
         inputs=inputs,
         build=lambda folder: _evaluate(asked, kept, folder, cluster=cluster),
     )
-    if store.find(STEP, made.fingerprint):  # not where it was only planned
+    if made.counts:  # not where it was only planned
         kept.clear()
     return made
 
@@ -95,9 +94,13 @@ def evaluate(  # noqa: PLR0913 - four artifacts that each may be another one
 def as_evaluated(config: EvaluateConfig) -> dict[str, str]:
     """The inputs, by their hashes, of another step that asks and judges items as this one does."""
     taxonomy = load_taxonomy(config.taxonomy)
-    told = {"taxonomy": taxonomy, "policy": operators_policy(config.policy, taxonomy=taxonomy)}
-    hashes = {name: content_hash(part) for name, part in told.items()}
-    return {STEP: str(VERSION), **hashes, **libraries()}
+    policy = operators_policy(config.policy, taxonomy=taxonomy)
+    return {STEP: str(VERSION), **_hashed(taxonomy=taxonomy, policy=policy)}
+
+
+def _hashed(**told: Any) -> dict[str, str]:
+    """What is read from files, by its hash, and the libraries that compute."""
+    return {**{name: content_hash(part) for name, part in told.items()}, **libraries()}
 
 
 def read_report(artifact: Artifact, *, store: Store) -> ArmReport:

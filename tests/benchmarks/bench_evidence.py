@@ -7,7 +7,6 @@ ablation has trained there is taken.
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,6 +16,7 @@ from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.probe import TYPE
 from tests.benchmarks.record import record
+from tests.drivers import PSAVLM
 
 ENDS = ("", "_n", "_low", "_high")
 HELD = ("risky_obeyed", "risky_correctly_refused", "all_benign_refused", "type_accuracy")
@@ -29,8 +29,7 @@ def root(tmp_path: Path) -> str:
 
 def told(*words: str, root: str) -> dict:
     """The command's line of JSON."""
-    psavlm = str(Path(sys.executable).parent / "psavlm")
-    asked = [psavlm, *words, "--root", root, "--json"]
+    asked = [PSAVLM, *words, "--root", root, "--json"]
     done = subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
