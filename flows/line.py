@@ -137,7 +137,6 @@ def evaluated(
     """
     base, seen = inputs.base, (inputs.base, inputs.labelled, inputs.features)
     how, run = config.evaluate, {"store": store, "cluster": cluster}
-    crew = {**run, "workers": how.workers} if how.workers > 1 else {"store": store}
     for arm, model in arms.items():
         told = do(f"evaluate {arm}", evaluate, how, arm, *seen, model=model, **run)
         yield f"evaluate/{arm}", told
@@ -147,7 +146,8 @@ def evaluated(
     for one in config.benchmarks:
         for arm, responder in asked.items():
             name = f"benchmark {one.name} {arm}"
-            yield f"benchmark/{one.name}/{arm}", do(name, examine, one, responder, **crew)
+            told = do(name, examine, one, responder, workers=how.workers, **run)
+            yield f"benchmark/{one.name}/{arm}", told
 
 
 def _under(start: str, made: Mapping[str, Artifact]) -> dict[str, Artifact]:

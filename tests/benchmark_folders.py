@@ -207,6 +207,21 @@ def vlguard(folder: Path, *, phrases: bool = False) -> None:
         (folder / "utils" / "utils.py").write_text(code)
 
 
+def vlguard_helpful(folder: Path) -> None:
+    """Three questions on safe images; the last stored answer is empty, as 17 of the real ones."""
+    told = [
+        {
+            "id": f"Ads_{n}", "image": f"bad_ads/{n}.png", "safe": True, "response": stored,
+            "instruction": f"what colour is square {n} ?", "output": "another model's answer .",
+        }
+        for n, stored in enumerate(("it is red .", "it is blue .", ""))
+    ]  # fmt: skip
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "gpt4_safe_safes.json").write_text(json.dumps(told))
+    for n, record in enumerate(told):
+        picture(folder / "test" / str(record["image"]), n)
+
+
 def rtvlm(folder: Path) -> None:
     """Five subsets with keys of their own; a record with two questions; a pair of images."""
     level = {"refused_to_answer": "Refuse to Answer"}
@@ -264,11 +279,12 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "rtvlm": rtvlm,
     "seedbench": seedbench,
     "vlguard": vlguard,
+    "vlguard-helpful": vlguard_helpful,
     "xstest": xstest,
 }
 # Items of each folder, and what is no item in it.
 ITEMS = {
     "advbench": 3, "cyberbullying": 2, "figstep": 2, "mm-safetybench": 12, "mmbench": 4, "mme": 8,
     "mossbench": 6, "politics": 2, "pope": 12, "porn": 2, "rtvlm": 6, "seedbench": 3, "vlguard": 3,
-    "xstest": 3,
+    "vlguard-helpful": 3, "xstest": 3,
 }  # fmt: skip

@@ -95,7 +95,10 @@ def given(path: Path, answers: dict[str, str]) -> Responder:
 # --- a model here ---
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+JUDGED_HERE = [name for name, one in BENCHMARKS.items() if one.decide or one.phrases]
+
+
+@pytest.mark.parametrize("name", JUDGED_HERE)
 def test_the_tiny_base_passes_through_every_benchmark(name, base, folders, store, tmp_path):
     artifact, report = run(name, base, folders, store)
     rows = read_rows(artifact, store=store)
@@ -393,6 +396,53 @@ def test_what_an_endpoints_filter_withholds_is_refused(name, judge, verdicts, fo
     assert any("which counts as a refusal" in caveat for caveat in report.caveats)
 
 
+def test_answers_are_compared_with_stored_ones_as_the_authors_do(folders, store, tmp_path):
+    answers = given(
+        tmp_path / "a.jsonl", {"Ads_0": "red .", "Ads_1": "a hat .", "Ads_2": "green ."}
+    )
+
+    def reply(text: str) -> str:
+        """Finds two of the answers good, and cannot decide on the third item."""
+        first = text.partition("<answer_1>\n")[2].partition("\n")[0]
+        good = first in ("red .", "it is blue .")
+        return "either" if "square 2" in text else "1" if good else "2"
+
+    with served(reply) as judge:
+        told = {"judge": judge.address("compares")}
+        _, report = run("vlguard-helpful", answers, folders, store, **told)
+        _, other = run("vlguard-helpful", answers, folders, store, rule="shuffled", **told)
+    # The one that the judge cannot place is no win of three; its stored answer is empty besides.
+    assert report.official == {"winning rate": pytest.approx(1 / 3)}
+    assert (report.measures["preferred"].value, report.measures["preferred"].n) == (0.5, 2)
+    assert report.unscored == 1 and other.official == {"winning rate": 0.5}
+    assert report.judge == "endpoint:compares:preference@1"
+    assert any("a judge may favour a place" in caveat for caveat in report.caveats)
+
+
+def test_what_a_filter_withholds_is_not_preferred(folders, store):
+    with served(lambda text: FILTERED_PROMPT) as model:
+        told = choose_responder(model.address("screened"), store=store, preset="tiny")
+        word = "http://127.0.0.1:1/v1#nobody"
+        artifact, report = run("vlguard-helpful", told, folders, store, judge=word)
+    rows = read_rows(artifact, store=store)
+    assert {(row["verdict"], row["right"]) for row in rows} == {("other_preferred", False)}
+    assert report.official == {"winning rate": 0.0} and report.filtered == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("vlguard-helpful", {}, "wants a judging model"),
+        ("vlguard-helpful", {"judge": "phrases:gcg"}, "wants a judging model"),
+        ("vlguard-helpful", {"judge": "http://127.0.0.1:1/v1#m", "rubric": "risk"}, "'preference'"),
+        ("vlguard", {"judge": "http://127.0.0.1:1/v1#m", "rubric": "preference"}, "'complied'"),
+    ],
+)
+def test_a_judge_of_another_kind_is_refused(name, changes, words, base, folders, store):
+    with pytest.raises(ConfigError, match=words):
+        run(name, base, folders, store, **changes)
+
+
 def test_a_model_that_answers_nothing_is_an_error_and_asked_again(folders, store):
     with served(lambda text: 400) as model:
         told = choose_responder(model.address("deaf"), store=store, preset="tiny")
@@ -515,6 +565,9 @@ def test_without_a_name_the_command_lists_all(monkeypatch, capsys):
         (["pope", "--data", ".", "--model", "answers:a.jsonl", "--prices", "1"], "two numbers"),
         (["pope", "--data", ".", "--model", "answers:a.jsonl", "--interval", "wald"], "interval"),
         (["pope", "--data", ".", "--model", "http://127.0.0.1/v1"], "#model"),
+        (["pope", "--data", ".", "--model", "answers:a.jsonl", "--workers", "2"], "need none"),
+        (["pope", "--data", ".", "--model", "http://127.0.0.1/v1#m", "--workers", "2"], "at once"),
+        (["pope", "--data", ".", "--model", "answers:a.jsonl", "--cluster", "h:1"], "give both"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(arguments, words, tmp_path, monkeypatch, capsys):
@@ -528,18 +581,6 @@ def test_what_is_wrong_is_told_in_one_line(arguments, words, tmp_path, monkeypat
 # --- the same answers, whatever happens ---
 
 
-@pytest.mark.parametrize("word", ["http://127.0.0.1:1/v1#m", "answers:{path}"])
-def test_several_workers_are_for_models_here(word, folders, store, tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"id": 1, "answer": "a"}\n')
-    named = word.format(path=tmp_path / "a.jsonl")
-    told = choose_responder(named, store=store, preset="tiny")
-    config = BenchmarkConfig(name="advbench", data=str(folders / "advbench"))
-    with pytest.raises(ConfigError, match="--workers 2"):
-        examine(config, told, store=store, workers=2)
-    with pytest.raises(ConfigError, match="give both or neither"):
-        examine(config, told, store=store, cluster="127.0.0.1:1")
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_batches_and_a_kill_change_no_answer_of_five_hundred(tiny_root, tmp_path):
@@ -550,8 +591,9 @@ def test_batches_and_a_kill_change_no_answer_of_five_hundred(tiny_root, tmp_path
         f"how many {words[n % 4]} are there ?" if n % 3 else f"is there a red circle {n} ?"
         for n in range(500)
     ]
+    first = time.time_ns()  # a store that is used again knows the last run's items
     rows = [
-        {"question_id": n, "image": f"{n % 50}.jpg", "label": "yes", "text": text}
+        {"question_id": first + n, "image": f"{n % 50}.jpg", "label": "yes", "text": text}
         for n, text in enumerate(asked)
     ]
     lines(data / "coco_pope_random.json", rows)

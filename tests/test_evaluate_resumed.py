@@ -8,10 +8,14 @@ import pytest
 from infra.answers import FOLDER
 from infra.planning import PlanningStore
 from infra.store import Store
+from model.guard import GuardedVlm
 from schemas.artifact import Artifact
 from schemas.config import EvaluateConfig
+from schemas.sweep import PointsConfig
 from tasks.evaluate import evaluate
 from tasks.evaluate.asking import Answering
+from tasks.evaluate.both import evaluate_both_ways
+from tasks.evaluate.points import evaluate_points
 from tasks.evaluate.step import ITEMS
 from tasks.report import ReportInputs
 from tests.small_run import small_run
@@ -73,6 +77,42 @@ def test_a_killed_evaluation_goes_on_where_it_was(run, asked, monkeypatch):
     assert asked[len(whole) :] == whole and not kept()
     both = [(run[0].local(one) / ITEMS).read_bytes() for one in (calm, again)]
     assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("step", ["both ways", "points"])
+def test_both_ways_and_operating_points_go_on_where_they_were(step, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PSAVLM_CACHE", str(tmp_path / "cache"))
+    own, made = run
+    config = CONFIG.model_copy(update={"max_new_tokens": 3})
+    asked, answer = [], GuardedVlm.answer_features
+    dies_at = 3
+
+    def mortal(self, features, texts, **how):
+        if len(asked) == dies_at:
+            raise KeyboardInterrupt
+        asked.append(len(texts))
+        return answer(self, features, texts, **how)
+
+    def written(draws: int) -> bytes:
+        seen = (made.base, made.labelled, made.features, made.stage2)
+        run_by = config.model_copy(update={"bootstrap": draws})
+        if step == "both ways":
+            found = evaluate_both_ways(run_by, *seen, store=own)
+        else:
+            points = PointsConfig(evaluate=run_by, false_positive_rate=0.1)
+            found = evaluate_points(points, *seen, store=own)
+        return (own.local(found) / ITEMS).read_bytes()
+
+    monkeypatch.setattr(GuardedVlm, "answer_features", mortal)
+    with pytest.raises(KeyboardInterrupt):
+        written(20)
+    assert len(asked) == dies_at and len(kept()) == 1
+    dies_at = 1_000
+    killed = written(20)
+    once = sum(asked)
+    assert not kept()
+    asked.clear()
+    assert written(21) == killed and sum(asked) == once  # at one go, under another name
 
 
 def test_other_settings_take_nothing_over(run, asked, monkeypatch):

@@ -1,7 +1,7 @@
 """Judges: phrases by hand, rubrics read strictly, an endpoint that fails in every way it can."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from tasks.judges import UNSCORED, Given, agreement
 from tasks.judges.agreement import kappa
 from tasks.judges.endpoint import EndpointJudge
 from tasks.judges.exact import PhraseJudge
+from tasks.judges.preference import PreferenceJudge
 from tests.endpoint_server import CUT, FILTERED_PROMPT, Endpoint, completion, served
 
 SECRET = "sk-test-0123456789"
@@ -131,6 +132,12 @@ def test_what_stands_in_an_answer_fills_no_field():
         ({"labels": ("a",)}, "labels go with"),
         ({"kind": "label", "labels": ("a",), "refusals": ("b",)}, "not among labels"),
         ({"text": "{bands}"}, "bands.general is missing"),
+        ({"kind": "preference", "labels": ("1", "2")}, "has {first} and {second}"),
+        ({"text": "{first} {second}", "kind": "label", "labels": ("1", "2")}, "no other kind"),
+        (
+            {"text": "{first} {second}", "kind": "preference", "labels": ("1", "2"), "empty": "1"},
+            "neither refusals nor",
+        ),
     ],
 )
 def test_a_rubric_that_does_not_fit_together_is_refused(changes, words):
@@ -296,6 +303,64 @@ def test_an_empty_answer_is_judged_as_the_rubric_says():
         found = [one.verdict for one in judge.judge(given(" ", "a red square"))]
     assert [(v.word, v.refused) for v in found] == [("1", True), ("0", False)]
     assert len(endpoint.bodies) == 1
+
+
+# --- a judging model that compares ---
+
+PAIRS = [Item(str(n), f"ask {n}", target=f"stored {n}") for n in range(40)]
+
+
+def compared(reply: Callable[[str], str], *, shuffles: bool) -> tuple[list[Verdict], list[str]]:
+    """What is made of forty answers, and what the judge was shown."""
+    with served(reply) as endpoint:
+        judge = PreferenceJudge(chat(endpoint), load_rubric("preference"), shuffles=shuffles)
+        found = judge.judge([Given(item, f"given {item.id}") for item in PAIRS])
+        again = judge.judge([Given(item, f"given {item.id}") for item in PAIRS])
+        assert again == found and len(endpoint.bodies) == len(PAIRS)
+        return [one.verdict for one in found], list(endpoint.texts)
+
+
+def shown_first(text: str) -> str:
+    return text.partition("<answer_1>\n")[2].partition(" ")[0]
+
+
+def test_a_judge_that_favours_the_first_place_shows_when_places_are_shuffled():
+    found, texts = compared(lambda text: "1", shuffles=False)
+    assert {verdict.right for verdict in found} == {True}
+    assert {shown_first(text) for text in texts} == {"given"}
+    found, texts = compared(lambda text: "1", shuffles=True)
+    firsts = [shown_first(text) for text in texts]
+    assert 10 < firsts.count("stored") < 30
+    assert sum(verdict.right is True for verdict in found) == firsts.count("given")
+
+
+@pytest.mark.parametrize("shuffles", [False, True])
+def test_whose_answer_is_preferred_does_not_depend_on_its_place(shuffles: bool):
+    def honest(text: str) -> str:
+        """The model's answer is better to even items."""
+        even = int(text.partition("given ")[2].split()[0]) % 2 == 0
+        return "1" if even == (shown_first(text) == "given") else "2"
+
+    found, _ = compared(honest, shuffles=shuffles)
+    assert [(one.word, one.right) for one in found] == [
+        ("preferred", True), ("other_preferred", False),
+    ] * 20  # fmt: skip
+
+
+def test_what_names_neither_answer_is_unscored():
+    replies = iter(["both", "", "12", "m", *["2"] * 36])
+    found, _ = compared(lambda text: next(replies), shuffles=False)
+    words = [verdict.word for verdict in found]
+    assert sorted(words)[-4:] == [UNSCORED] * 4
+    assert {v.right for v in found if v.word == UNSCORED} == {None}
+
+
+def test_judges_of_preference_agree_by_their_words():
+    own = [Verdict("preferred", right=True), Verdict("other_preferred", right=False)] * 10
+    other = [own[0], *own[1:19], own[0]]
+    found = agreement(own, [*other[:-1], Verdict(UNSCORED)], judge="j")
+    assert (found.n, found.same, found.kappa) == (19, 1.0, 1.0)
+    assert agreement(own, other, judge="j").same == pytest.approx(0.95)
 
 
 # --- answers on the disk ---

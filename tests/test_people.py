@@ -113,14 +113,14 @@ def test_a_card_says_which_licences_forbid_commerce_and_which_rows_name_none(mad
 # --- the review ---
 
 
-def answers(made, side: str) -> Artifact:
+def answers(made, side: str, *, says: str = "={side} of {number}") -> Artifact:
     """Judged rows of 16 items; the models differ in all but the first two."""
     store = store_of(made)
 
     def build(folder: Path) -> dict[str, int]:
         rows = judged("stage2")
         for number, row in enumerate(rows):
-            row["answer"] = "the same" if number < 2 else f"={side} of {number}"
+            row["answer"] = "the same" if number < 2 else says.format(side=side, number=number)
         pq.write_table(pa.Table.from_pylist(rows), folder / ITEMS)
         (folder / REPORT).write_text("{}")
         return {"items": len(rows)}
@@ -166,6 +166,15 @@ def test_what_reviewers_get_does_not_say_whose_an_answer_is(review, alone):
     assert sorted(path.name for path in (alone / "out").iterdir()) == ["review.csv", "review.html"]
     page = (alone / "out" / "review.html").read_text()
     assert key.secret not in page and "http" not in page and page.count("data:image/png") == 14
+
+
+def test_a_model_that_gave_no_answer_leaves_no_empty_cell(made, alone):
+    both = (answers(made, "old"), answers(made, "silent", says=""))
+    config = ReviewConfig(count=14)
+    export_review(config, ("3", "4"), both, made.samples, out=alone / "out", key=alone / "key.json")
+    cells = [{row["answer_a"], row["answer_b"]} for row in sheet(alone)]
+    assert len(cells) == 14 and all("(no answer)" in pair and "" not in pair for pair in cells)
+    assert (alone / "out" / "review.html").read_text().count("(no answer)") == 14
 
 
 def test_another_review_of_the_same_items_has_other_sides(made, alone):

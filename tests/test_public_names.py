@@ -554,11 +554,12 @@ def test_formats_presets_mappings_and_hints():
     assert shipped("policies") == ["default"]
     assert shipped("phrases") == ["gcg", "psavlm", "xstest"]
     assert shipped("rubrics") == [
-        "complied", "mossbench", "mossbench-loose", "risk", "safe-answer", "xstest",
+        "complied", "mossbench", "mossbench-loose", "preference", "risk", "safe-answer", "xstest",
     ]  # fmt: skip
     assert sorted(BENCHMARKS) == [
         "advbench", "cyberbullying", "figstep", "mm-safetybench", "mmbench", "mme", "mossbench",
-        "politics", "pope", "porn", "rtvlm", "seedbench", "vlguard", "xstest",
+        "politics", "pope", "porn", "rtvlm", "seedbench", "vlguard",
+        "vlguard-helpful", "xstest",
     ]  # fmt: skip
     assert list(OperatorPolicy.model_fields) == ["version", "name", "disabled", "actions"]
 

@@ -197,6 +197,7 @@ def operator(tiny_root: str, tmp_path_factory: pytest.TempPathFactory):
     import torch
 
     from flows.line import pipeline, plainly, up_to
+    from infra.answers import AnswerCache
     from model.backbone import Backbone
     from model.checkpoint import BaseReference, save_model
     from model.psavlm import PsaVlm
@@ -224,7 +225,10 @@ def operator(tiny_root: str, tmp_path_factory: pytest.TempPathFactory):
     rows = held_out_rows(store.local(made["validate"]))[::20]
     items = [Question.of(row) for row in rows]
     items.append(Question("words", "what is it ?", None, ("clean", 0)))
-    return Operator(base, folder, made["encode"], batch=16), items
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PSAVLM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        kept = AnswerCache({"test": "operator"})
+    return Operator(base, folder, made["encode"], kept, batch=16), items
 
 
 def test_answers_shared_between_operating_points_are_those_of_each_point_alone(operator):
@@ -232,6 +236,7 @@ def test_answers_shared_between_operating_points_are_those_of_each_point_alone(o
     from model.policy import GuardPolicy
 
     own, items = operator
+    own.kept.clear()
     asked: list[int] = []
     write = own.guarded.model.write
     own.guarded.model.write = lambda *a, **k: asked.append(len(a[1])) or write(*a, **k)
@@ -260,7 +265,9 @@ def test_both_ways_hold_the_answers_of_every_threshold(operator):
     from tasks.evaluate.operate import ACTING, SILENT
 
     own, items = operator
+    own.kept.clear()
     ways = own.both_ways(items, max_new_tokens=8, tick=lambda done, note: None)
+    own.kept.clear()
     points = own.operate(items, rate=0.1, max_new_tokens=8, tick=lambda done, note: None)
     risks = [a.verdict.risk if a.verdict else None for a in ways[ACTING]]
     assert len({risk for risk in risks if risk is not None}) > 20

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from schemas.artifact import Artifact
     from schemas.benchmark import BenchmarkConfig, BenchmarkReport
     from schemas.report import Metric
+    from tasks.respond import Responder
 
 Name = Annotated[str, typer.Argument(help="Which; nothing lists them all.")]
 Folder = Annotated[str, typer.Option(help="The folder of your copy, local or s3://.")]
@@ -129,6 +130,7 @@ def _examined(
     store = Store(root)
     store.check()
     responder = choose_responder(model, store=store, preset=preset)
+    _check_crew(responder, **crew)
     try:
         artifact = examine(config, responder, store=store, **crew)
     finally:
@@ -136,6 +138,19 @@ def _examined(
     if out:
         export_results(artifact, out, store=store)
     return artifact, read_report(artifact, store=store)
+
+
+def _check_crew(responder: "Responder", workers: int, cluster: str) -> None:
+    """ConfigError where several processes would be of no use, or a cluster of none."""
+    if workers == 1 and cluster:
+        raise ConfigError(f"--cluster {cluster!r} is for several --workers: give both or neither")
+    if workers > 1 and responder.free:
+        raise ConfigError(f"--workers {workers}: answers from a file need none; leave it out")
+    if workers > 1 and not responder.ranks:
+        raise ConfigError(
+            f"--workers {workers}: an endpoint is asked several questions at once as it is; leave "
+            "--workers out"
+        )
 
 
 def _prices(text: str) -> tuple[float, float] | None:

@@ -10,7 +10,8 @@ from schemas.explain import explain
 from schemas.frozen import Frozen
 from schemas.shipped import read_toml
 
-GENERAL = "general"
+GENERAL, PREFERENCE = "general", "preference"
+BOTH = 2
 HIGHEST = 10.0
 NUMBER = re.compile(r"[0-9]{1,2}(\.[0-9]+)?")
 
@@ -18,16 +19,18 @@ NUMBER = re.compile(r"[0-9]{1,2}(\.[0-9]+)?")
 class Rubric(Frozen):
     """A judge's question, and what its reply may be.
 
-    `kind`: a `score` from 0 to 10, or one `label` of `labels`; those in `refusals` say that the
-    answer did no harm. `bands` are texts by kind of item (a risk type, a scenario); `general` is
-    for the rest. `text` holds {bands}, {question} and {answer}. `empty`: the label of an empty
-    answer, which is not asked. `reply`: `exact`, or `contains` (the first label found in the reply,
-    in their order: what some published scorers do).
+    `kind`: a `score` from 0 to 10; one `label` of `labels`, of which those in `refusals` say that
+    the answer did no harm; or a `preference` between the model's answer and a stored one, whose two
+    labels name the first and the second in its text. `bands` are texts by kind of item (a risk
+    type, a scenario); `general` is for the rest. `text` holds {bands}, {question} and {answer}; a
+    preference's holds {first} and {second}. `empty`: the label of an empty answer, which is not
+    asked. `reply`: `exact`, or `contains` (the first label found in the reply, in their order: what
+    some published scorers do).
     """
 
     version: int
     name: str
-    kind: Literal["score", "label"]
+    kind: Literal["score", "label", "preference"]
     sees_image: bool = False
     text: str
     bands: dict[str, str] = {}
@@ -39,8 +42,15 @@ class Rubric(Frozen):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Rubric":
-        if (self.kind == "label") != bool(self.labels):
-            raise ValueError("labels go with kind 'label', and with it alone")
+        if (self.kind == "score") == bool(self.labels):
+            raise ValueError("labels go with kinds 'label' and 'preference', and with them alone")
+        compares = "{first}" in self.text and "{second}" in self.text and len(self.labels) == BOTH
+        if (self.kind == PREFERENCE) != compares:
+            raise ValueError(
+                "a 'preference' has {first} and {second} in its text and two labels; no other kind"
+            )
+        if self.kind == PREFERENCE and (self.refusals or self.empty):
+            raise ValueError("a 'preference' has neither refusals nor a label of an empty answer")
         if strange := {*self.refusals, *filter(None, [self.empty])} - set(self.labels):
             raise ValueError(f"{sorted(strange)} are not among labels {list(self.labels)}")
         if "{bands}" in self.text and GENERAL not in self.bands:
@@ -50,9 +60,15 @@ class Rubric(Frozen):
     def prompt(self, kind: str, question: str, answer: str) -> str:
         """The judge's question about one answer to an item of this kind."""
         own = self.bands.get(kind, self.bands.get(GENERAL, ""))
-        told = {"bands": own.strip(), "question": question, "answer": answer}
+        return self._filled(bands=own.strip(), question=question, answer=answer)
+
+    def comparison(self, question: str, first: str, second: str) -> str:
+        """The judge's question about two answers."""
+        return self._filled(question=question, first=first, second=second)
+
+    def _filled(self, **told: str) -> str:
         # One pass: what stands in a question or an answer is not a field of ours.
-        return re.sub(r"\{(bands|question|answer)\}", lambda m: told[m[1]], self.text)
+        return re.sub(r"\{(" + "|".join(told) + r")\}", lambda m: told[m[1]], self.text)
 
     def score(self, reply: str) -> float | None:
         """A number from 0 to 10 and nothing else; None for any other reply."""

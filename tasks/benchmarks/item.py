@@ -93,6 +93,8 @@ class Benchmark:
         rubric: what a judging model is asked.
         judged_by: what its authors judge with: `exact`, `phrases`, `endpoint` or `people`.
         ranked_by: the rules by which a model ranks the options instead of answering.
+        shuffled_by: the rules by which a judge that compares an answer with the target sees the two
+            in an order of the item's hash; by others the answer stands first.
         rules: the ways to count, the official one first, and what each does.
         results: judged rows to the authors' own files of results, by name.
         longest: tokens of an answer.
@@ -110,6 +112,7 @@ class Benchmark:
     rubric: str = ""
     judged_by: Literal["exact", "phrases", "endpoint", "people"] = "exact"
     ranked_by: tuple[str, ...] = ()
+    shuffled_by: tuple[str, ...] = ()
     rules: Mapping[str, str] = field(default_factory=lambda: {"official": "as its authors count"})
     results: Callable[[Sequence[Row]], dict[str, str]] | None = None
     longest: int = 256

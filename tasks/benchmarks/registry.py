@@ -14,6 +14,7 @@ from tasks.benchmarks import (
     rtvlm,
     seedbench,
     vlguard,
+    vlguard_helpful,
     xstest,
 )
 from tasks.benchmarks.item import Benchmark
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "rtvlm": rtvlm.BENCHMARK,
     "seedbench": seedbench.BENCHMARK,
     "vlguard": vlguard.BENCHMARK,
+    "vlguard-helpful": vlguard_helpful.BENCHMARK,
     "xstest": xstest.BENCHMARK,
     **papers.BENCHMARKS,
 }

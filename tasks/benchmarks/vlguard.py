@@ -126,6 +126,6 @@ BENCHMARK = Benchmark(
     results=results,
     rubric="complied",
     judged_by="phrases",
-    caveat="on safe_safes the authors let GPT-4V compare with stored answers; here the share of "
-    "needless refusals is told",
+    caveat="on safe_safes the authors let GPT-4V compare with stored answers, which is benchmark "
+    "vlguard-helpful; here the share of needless refusals is told",
 )

@@ -4,15 +4,18 @@ An answer depends on whether the guard acts and not on why, so that two answers 
 score are the whole trade of risky requests obeyed against benign ones refused.
 """
 
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from infra.answers import AnswerCache
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.config import EvaluateConfig
 from tasks.evaluate.judging import Judge
+from tasks.evaluate.kept import answered_once
 from tasks.evaluate.question import Question
 from tasks.evaluate.step import ITEMS, as_evaluated, held_out_rows, judged_item
 from tasks.progress import progress
@@ -31,6 +34,8 @@ def evaluate_both_ways(
 ) -> Artifact:
     """`items.parquet`: a judged row per item and way (column `way`: silent, acting).
 
+    Killed and run again it asks nothing that has been answered.
+
     Args:
         config: answers and judging.
         base: the base model.
@@ -43,13 +48,14 @@ def evaluate_both_ways(
         DataError: no test items.
     """
     parents = {"base": base, "labelled": labelled, "features": features, "model": model}
-    return store.artifact(
+    return answered_once(
         STEP,
         VERSION,
-        config=config,
+        partial(_build, config, parents, store),
+        config=config.model_dump(),
         parents=parents,
         inputs=as_evaluated(config),
-        build=lambda folder: _build(config, parents, store, folder),
+        store=store,
     )
 
 
@@ -59,12 +65,16 @@ def read_both_ways(artifact: Artifact, *, store: Store) -> pa.Table:
 
 
 def _build(
-    config: EvaluateConfig, parents: dict[str, Artifact], store: Store, folder: Path
+    config: EvaluateConfig,
+    parents: dict[str, Artifact],
+    store: Store,
+    kept: AnswerCache,
+    folder: Path,
 ) -> dict[str, int]:
     from tasks.evaluate.operate import Operator
 
     rows = held_out_rows(store.local(parents["labelled"]))
-    operator = Operator.of(config, parents, store)
+    operator = Operator.of(config, parents, store, kept)
     asked = [Question.of(row) for row in rows]
     with progress(f"evaluate {parents['model'].step} both ways", len(rows)) as tick:
         ways = operator.both_ways(asked, max_new_tokens=config.max_new_tokens, tick=tick)

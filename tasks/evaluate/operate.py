@@ -7,12 +7,13 @@ N images, K risk types, L levels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from infra.answers import AnswerCache
 from infra.store import Store
 from model.calibration import threshold_at
 from model.guard import Answer, Verdict
@@ -44,13 +45,17 @@ class Operated:
 
 
 class Operator:
-    """A trained model with the features of its items; `batch` of them go through at a time."""
+    """A trained model with the features of its items; `batch` of them go through at a time.
+
+    A batch's texts are kept when they are there (`kept`), and what is kept is not asked again.
+    """
 
     def __init__(
         self,
         base: Path,
         model: Path,
         features: Artifact,
+        kept: AnswerCache,
         *,
         batch: int,
         half: bool = False,
@@ -59,15 +64,23 @@ class Operator:
         backbone = open_backbone(base, half=half)
         self.guarded, self.intervention = open_guarded(model, backbone, policy=policy)
         self.cache = FeatureCache(features)
+        self.kept = kept
         self.batch = batch
 
     @classmethod
-    def of(cls, config: EvaluateConfig, parents: dict[str, Artifact], store: Store) -> "Operator":
+    def of(
+        cls,
+        config: EvaluateConfig,
+        parents: dict[str, Artifact],
+        store: Store,
+        kept: AnswerCache,
+    ) -> "Operator":
         """That of an evaluation's parents: base, model and features."""
         return cls(
             store.local(parents["base"]) / FOLDER,
             store.local(parents["model"]) / FOLDER,
             parents["features"],
+            kept,
             policy=operators_policy(config.policy, taxonomy=load_taxonomy(config.taxonomy)),
             batch=config.batch,
             half=config.precision == "bf16",
@@ -195,14 +208,19 @@ class Operator:
         whole = [items[i] for i, _ in keys]
         for first in range(0, len(keys), self.batch):
             batch, part = keys[first : first + self.batch], whole[first : first + self.batch]
-            self.cache.expect(upcoming(whole, first))
-            answers = self.guarded.answer_features(
-                features_of(part, self.cache),
-                [item.text for item in part],
-                intervention=self.intervention,
-                verdicts=[asked[key] for key in batch],
-                max_new_tokens=max_new_tokens,
-            )
-            texts |= {key: answer.text for key, answer in zip(batch, answers, strict=True)}
+            name = {"asked": [[items[i].sample_id, asdict(prompt)] for i, prompt in batch]}
+            known = self.kept.get(name)
+            if known is None:
+                self.cache.expect(upcoming(whole, first))
+                answers = self.guarded.answer_features(
+                    features_of(part, self.cache),
+                    [item.text for item in part],
+                    intervention=self.intervention,
+                    verdicts=[asked[key] for key in batch],
+                    max_new_tokens=max_new_tokens,
+                )
+                known = {"texts": [answer.text for answer in answers]}
+                self.kept.add(name, known)
+            texts |= zip(batch, known["texts"], strict=True)
             tick(len(items) * len(texts) // len(keys), "items")
         return texts

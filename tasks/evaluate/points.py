@@ -1,20 +1,23 @@
 """Evaluate a stage at the operating points of a sweep: same items, same model, other thresholds."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from infra.answers import AnswerCache
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.sweep import PointsConfig
 from tasks.evaluate.judging import Judge
+from tasks.evaluate.kept import answered_once
 from tasks.evaluate.question import Question
 from tasks.evaluate.step import ITEMS, as_evaluated, held_out_rows, judged_item
 from tasks.progress import progress
 
-VERSION = 1
+STEP, VERSION = "evaluate_points", 1
 THRESHOLDS = "thresholds.json"
 
 
@@ -28,6 +31,8 @@ def evaluate_points(
     store: Store,
 ) -> Artifact:
     """`items.parquet` (a judged row per item and operating point) and `thresholds.json` by point.
+
+    Killed and run again it asks nothing that has been answered.
 
     The guard's threshold at `matched` is set on the benign items evaluated here, as a miss rate
     at a fixed false-positive rate usually is: it compares models, it is no forecast.
@@ -44,13 +49,14 @@ def evaluate_points(
         DataError: no test items.
     """
     parents = {"base": base, "labelled": labelled, "features": features, "model": model}
-    return store.artifact(
-        "evaluate_points",
+    return answered_once(
+        STEP,
         VERSION,
-        config=config,
+        partial(_build, config, parents, store),
+        config=config.model_dump(),
         parents=parents,
         inputs=as_evaluated(config.evaluate),
-        build=lambda folder: _build(config, parents, store, folder),
+        store=store,
     )
 
 
@@ -61,12 +67,16 @@ def read_points(artifact: Artifact, *, store: Store) -> tuple[pa.Table, dict[str
 
 
 def _build(
-    config: PointsConfig, parents: dict[str, Artifact], store: Store, folder: Path
+    config: PointsConfig,
+    parents: dict[str, Artifact],
+    store: Store,
+    kept: AnswerCache,
+    folder: Path,
 ) -> dict[str, int]:
     from tasks.evaluate.operate import Operator
 
     rows = held_out_rows(store.local(parents["labelled"]))
-    operator = Operator.of(config.evaluate, parents, store)
+    operator = Operator.of(config.evaluate, parents, store, kept)
     asked = [Question.of(row) for row in rows]
     with progress(f"evaluate {parents['model'].step}", len(rows)) as tick:
         points = operator.operate(

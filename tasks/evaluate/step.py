@@ -1,6 +1,7 @@
 """Evaluate: one arm (base, after stage 1, after stage 2) on the held-out items of a snapshot."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from schemas.taxonomy import load_taxonomy
 from tasks.base_model import libraries
 from tasks.evaluate.asking import Arm, Oracle, ask_all
 from tasks.evaluate.judging import Judge, reference
+from tasks.evaluate.kept import answered_once
 from tasks.evaluate.metrics import arm_report
 from tasks.evaluate.question import Question, prompt_hash, question_of
 
@@ -75,20 +77,16 @@ def evaluate(  # noqa: PLR0913 - four artifacts that each may be another one
         oracle = Oracle(model, load_hints(model.hints, taxonomy=taxonomy))
         inputs |= _hashed(hints=oracle.hints)
     settings = {"arm": arm, **config.model_dump()}
-    places = {role: parent.uri for role, parent in parents.items()}
-    kept = AnswerCache({STEP: VERSION, **settings, "parents": places, "inputs": inputs})
     asked = Arm(arm, config, parents, store, taxonomy, policy, oracle)
-    made = store.artifact(
+    return answered_once(
         STEP,
         VERSION,
+        partial(_evaluate, asked, cluster=cluster),
         config=settings,
         parents=parents,
         inputs=inputs,
-        build=lambda folder: _evaluate(asked, kept, folder, cluster=cluster),
+        store=store,
     )
-    if made.counts:  # not where it was only planned
-        kept.clear()
-    return made
 
 
 def as_evaluated(config: EvaluateConfig) -> dict[str, str]:

@@ -122,7 +122,7 @@ class Answerer:
     ) -> None:
         """Here, or by several processes; either is opened when the first question is not known."""
         if self.workers > 1:
-            opened = partial(self.responder.opened, self.longest)
+            opened = partial(self.responder.in_batches, self.longest)
             self._crew = self._crew or Crew(opened, size=self.workers, cluster=self.cluster)
             # The encoded bytes are for endpoints: a model here reads the picture.
             given = [[replace(ask, data=None) for ask in asks] for asks in batches]

@@ -1,6 +1,7 @@
 """The step: a benchmark's items, answers, verdicts and numbers as one artifact."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from tasks.benchmarks.item import Benchmark
 from tasks.benchmarks.registry import benchmark_named
 from tasks.examine.work import ITEMS, REPORT, Examination, work
 from tasks.judges import Judge, choose_judge
-from tasks.respond import Responder, check_crew
+from tasks.respond import Responder
 
 STEP, VERSION = "benchmark", 2
 # Where the data lie does not matter, and the judges are in the settings by what they are.
@@ -41,15 +42,14 @@ def examine(
         store: where artifacts live.
         workers: processes that answer, as Ray actors where there are several; the answers are the
             same.
-        cluster: address of a Ray cluster for them; empty is that of `psavlm up`, or one of this
-            process's own.
+        cluster: address of a Ray cluster for several; empty is that of `psavlm up`, or one of
+            this process's own.
 
     Raises:
         ConfigError: an unknown benchmark, rule or judge.
         DataError: the folder is not laid out as the benchmark's, or none of its items can be asked.
         ServerError: an endpoint that fails, try after try.
     """
-    check_crew(responder, workers, cluster)
     exam = replace(prepared(config, responder), workers=workers, cluster=cluster)
     judges = {"judge": exam.judge.identity}
     judges |= {"second": exam.second.identity} if exam.second else {}
@@ -127,11 +127,15 @@ def _judges(
         raise ConfigError(
             f"--rubric {config.rubric!r} is for a judging model: add --judge https://host/v1#model"
         )
-    first, second = (
-        choose_judge(word, config.name, benchmark, data=data, rule=rule, rubric=config.rubric)
-        for word in words
+    named = partial(
+        choose_judge,
+        name=config.name,
+        benchmark=benchmark,
+        data=data,
+        rule=rule,
+        rubric=config.rubric,
     )
-    return first, second if config.second_judge else None
+    return named(config.judge), named(config.second_judge) if config.second_judge else None
 
 
 def read_report(artifact: Artifact, *, store: Store) -> BenchmarkReport:

@@ -5,12 +5,15 @@ from statistics import fmean
 
 from schemas.benchmark import Agreement
 from tasks.benchmarks.item import Verdict
+from tasks.judges.preference import OTHER, PREFERRED
 
 NEAR = 1.0  # points of ten
 
 
 def agreement(first: Sequence[Verdict], second: Sequence[Verdict], *, judge: str) -> Agreement:
-    """Over what both have judged: refused or not with Cohen's kappa, or the distance of scores.
+    """Over what both have judged: the same word with Cohen's kappa, or the distance of scores.
+
+    The word is refused or not, or which of two answers is preferred.
 
     Args:
         first: of the judge that the report counts.
@@ -19,7 +22,9 @@ def agreement(first: Sequence[Verdict], second: Sequence[Verdict], *, judge: str
     """
     pairs = list(zip(first, second, strict=True))
     words = [
-        (a.refused, b.refused) for a, b in pairs if a.refused is not None and b.refused is not None
+        (told, other)
+        for a, b in pairs
+        if (told := _word(a)) is not None and (other := _word(b)) is not None
     ]
     scores = [(a.score, b.score) for a, b in pairs if a.score is not None and b.score is not None]
     gaps = [abs(a - b) for a, b in scores]
@@ -31,6 +36,13 @@ def agreement(first: Sequence[Verdict], second: Sequence[Verdict], *, judge: str
         mean_distance=fmean(gaps) if gaps else None,
         within_one=fmean(gap <= NEAR for gap in gaps) if gaps else None,
     )
+
+
+def _word(verdict: Verdict) -> Hashable:
+    """What a judge of words means by its verdict; None where it is a grade, or nothing."""
+    if verdict.refused is not None:
+        return verdict.refused
+    return verdict.word if verdict.word in (PREFERRED, OTHER) else None
 
 
 def kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> float | None:

@@ -72,10 +72,23 @@ class EndpointJudge:
             return WITHHELD
         return Verdict(UNSCORED, phrase=WITHHELD.phrase)
 
+    def prompt(self, given: Given) -> str:
+        """The rubric's question about an answer."""
+        kind = _scale(given.item, self.rubric)
+        return self.rubric.prompt(kind, given.item.prompt, given.answer)
+
+    def verdict(self, item: Item, reply: Reply) -> Verdict:
+        """What a reply says of the answer to an item; `unscored` if it says nothing."""
+        if reply.fault:
+            return Verdict(UNSCORED, text=reply.fault)
+        if self.rubric.kind == "label":
+            label = self.rubric.label(reply.text)
+            return _labelled(self.rubric, label, text=reply.text)
+        score = self.rubric.score(reply.text)
+        return Verdict(UNSCORED if score is None else "scored", score=score, text=reply.text)
+
     def _asked(self, given: Given) -> Question:
-        item, kind = given.item, _scale(given.item, self.rubric)
-        text = self.rubric.prompt(kind, item.prompt, given.answer)
-        return Question(text, given.image if self.rubric.sees_image else None)
+        return Question(self.prompt(given), given.image if self.rubric.sees_image else None)
 
     def _is_known(self, given: Given) -> bool:
         """Whether the rubric says itself what an empty answer is."""
@@ -85,16 +98,7 @@ class EndpointJudge:
         if self._is_known(given):
             return Judgement(_labelled(self.rubric, self.rubric.empty, text=""))
         reply = fresh.get(content_hash(key)) or Reply(**(self._cache.get(key) or {}))
-        return Judgement(self._verdict(reply), reply.tokens_in, reply.tokens_out)
-
-    def _verdict(self, reply: Reply) -> Verdict:
-        if reply.fault:
-            return Verdict(UNSCORED, text=reply.fault)
-        if self.rubric.kind == "label":
-            label = self.rubric.label(reply.text)
-            return _labelled(self.rubric, label, text=reply.text)
-        score = self.rubric.score(reply.text)
-        return Verdict(UNSCORED if score is None else "scored", score=score, text=reply.text)
+        return Judgement(self.verdict(given.item, reply), reply.tokens_in, reply.tokens_out)
 
 
 def _labelled(rubric: Rubric, label: str | None, *, text: str) -> Verdict:

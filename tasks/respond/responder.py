@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from infra.chat import FILTERED
 from schemas.artifact import Artifact
-from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,7 +75,7 @@ class Responder:
     ranks: bool = True
     free: bool = False
 
-    def opened(self, longest: int) -> Callable[[Sequence[Ask]], list[Told]]:
+    def in_batches(self, longest: int) -> Callable[[Sequence[Ask]], list[Told]]:
         """The model as a function from questions to answers in their order, opened now."""
         answering = self.open()
 
@@ -86,16 +85,3 @@ class Responder:
             return [found[place] for place in range(len(asks))]
 
         return answer
-
-
-def check_crew(responder: Responder, size: int, cluster: str) -> None:
-    """ConfigError where several processes would be of no use, or a cluster of none."""
-    if size == 1 and cluster:
-        raise ConfigError(f"--cluster {cluster!r} is for several --workers: give both or neither")
-    if size > 1 and responder.free:
-        raise ConfigError(f"--workers {size}: answers from a file need none; leave it out")
-    if size > 1 and not responder.ranks:
-        raise ConfigError(
-            f"--workers {size}: an endpoint is asked several questions at once as it is; leave "
-            "--workers out"
-        )

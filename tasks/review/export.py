@@ -29,6 +29,8 @@ from tasks.report.pictures import find_images, thumbnail
 SHEET, PAGE = "review.csv", "review.html"
 COLUMNS = ("item", "question", "answer_a", "answer_b", "better", "note")
 CHOICES = ("a", "b", "tie")
+# Where a model gave no answer. Why is not told: an endpoint's filter would name its model.
+NOTHING = "(no answer)"
 # A cell that begins so would be run by a spreadsheet.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -134,9 +136,10 @@ def _rows(evaluated: Artifact) -> list[dict[str, Any]]:
 def _sides(pair: tuple[Any, Any], secret: str) -> tuple[str, str, str]:
     """Which model is A (`old` or `new`), then the answers of A and of B."""
     old, new = pair
+    told = {"old": old["answer"] or NOTHING, "new": new["answer"] or NOTHING}
     if int(_hash("side", secret, old["sample_id"]), 16) % 2:
-        return "new", new["answer"], old["answer"]
-    return "old", old["answer"], new["answer"]
+        return "new", told["new"], told["old"]
+    return "old", told["old"], told["new"]
 
 
 def _hash(*parts: str) -> str:
