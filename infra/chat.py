@@ -4,7 +4,6 @@ The key comes from the environment, travels in one header, and is in no message,
 An endpoint's own words about an error are not repeated: some repeat the key.
 """
 
-import base64
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -12,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from infra.completion import OF_THE_QUESTION, Question, Reply, body_of, declined, read_reply
 from schemas.errors import ConfigError, PsavlmError, ServerError
 
 if TYPE_CHECKING:
@@ -25,28 +25,6 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 AT_ONCE = 8
 LONGEST_WAIT_S = 30.0
 TOO_MANY, BROKEN = 429, 500
-# What an endpoint says of one question, such as a filter's refusal: asking again changes nothing.
-OF_THE_QUESTION = (400, 413, 422)
-# The fault of a reply that the endpoint's own filter withheld: its code and its `finish_reason`.
-FILTERED = "content_filter"
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked: a text, and the encoded bytes of an image if there is one."""
-
-    text: str
-    image: bytes | None = None
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A text and the tokens that were paid; `fault` says why an endpoint gave no text."""
-
-    text: str
-    tokens_in: int = 0
-    tokens_out: int = 0
-    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,12 +134,14 @@ class Chat:
         import httpx
 
         try:
-            answer = self._client.post(self.url, json=self._body(question, max_tokens))
+            answer = self._client.post(
+                self.url, json=body_of(question, model=self.model, max_tokens=max_tokens)
+            )
         except httpx.HTTPError as error:
             return None, type(error).__name__
         status = answer.status_code
         if status in OF_THE_QUESTION:
-            return Reply("", fault=_declined(answer)), ""
+            return declined(answer), ""
         if status == TOO_MANY or status >= BROKEN:
             after = answer.headers.get("retry-after", "")
             return None, f"HTTP {status};{after if after.isdecimal() else ''}"
@@ -170,22 +150,8 @@ class Chat:
                 f"the endpoint answers HTTP {status} to a question for {self.model!r}: check its "
                 f"address, the model's name after #, and the key in {KEYS[0]}"
             )
-        reply = _read(answer)
+        reply = read_reply(answer)
         return reply, "" if reply else "an answer that is cut or no chat completion"
-
-    def _body(self, question: Question, max_tokens: int) -> dict[str, Any]:
-        content: Any = question.text
-        if question.image is not None:
-            data = base64.b64encode(question.image).decode()
-            url = f"data:{_kind(question.image)};base64,{data}"
-            picture = {"type": "image_url", "image_url": {"url": url}}
-            content = [picture, {"type": "text", "text": question.text}]
-        return {
-            "model": self.model,
-            "messages": [{"role": "user", "content": content}],
-            "temperature": 0,
-            "max_tokens": max_tokens,
-        }
 
     @cached_property
     def _client(self) -> "httpx.Client":
@@ -199,37 +165,3 @@ class Chat:
 
 def _key() -> str:
     return next((key for name in KEYS if (key := os.environ.get(name, "").strip())), "")
-
-
-def _kind(image: bytes) -> str:
-    """The media type by the first bytes."""
-    if image.startswith(b"\x89PNG"):
-        return "image/png"
-    if image[:4] == b"RIFF":
-        return "image/webp"
-    return "image/gif" if image.startswith(b"GIF") else "image/jpeg"
-
-
-def _declined(answer: "httpx.Response") -> str:
-    """Why a question was not taken: the filter, where the error's code says so, else the status."""
-    try:
-        code = answer.json()["error"]["code"]
-    except (ValueError, KeyError, TypeError):
-        code = ""
-    return FILTERED if code == FILTERED else f"http_{answer.status_code}"
-
-
-def _read(answer: "httpx.Response") -> Reply | None:
-    """What a chat completion holds; None for what is none."""
-    try:
-        body = answer.json()
-        choice = body["choices"][0]
-        text = choice["message"].get("content") or ""
-        used = body.get("usage") or {}
-        tokens = (int(used.get("prompt_tokens", 0)), int(used.get("completion_tokens", 0)))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        return None
-    filtered = choice.get("finish_reason") == FILTERED and not text
-    if not isinstance(text, str):
-        return None
-    return Reply(text, *tokens, fault=FILTERED if filtered else "")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.chat import FILTERED
+from infra.completion import FILTERED
 from tasks.benchmarks.item import Measure
 from tasks.promote.paired import tango
 from tasks.report.differences import differences

@@ -82,7 +82,7 @@ def test_a_killed_actor_changes_no_answer_and_an_error_keeps_its_name(base, clus
     answering = base.open()
     for number, asks in enumerate(batches):
         answering(asks, 8, lambda place, told, n=number: calm.setdefault((n, place), told))
-    crew, found, killed = Crew(partial(base.opened, 8), size=2, cluster=""), {}, []
+    crew, found, killed = Crew(partial(base.in_batches, 8), size=2, cluster=""), {}, []
 
     def kept(number: int, told: list[Told]) -> None:
         assert (number, 0) not in found
@@ -97,7 +97,7 @@ def test_a_killed_actor_changes_no_answer_and_an_error_keeps_its_name(base, clus
     crew.close()
     gone = base.parents["base"].model_copy(update={"uri": f"{tmp_path}/none/base_model/{'0' * 24}"})
     with pytest.raises(StorageError, match="none"):
-        Crew(partial(stored(gone).opened, 8), size=2, cluster="").answer(batches[:1], kept)
+        Crew(partial(stored(gone).in_batches, 8), size=2, cluster="").answer(batches[:1], kept)
 
 
 def test_two_actors_evaluate_every_arm_as_one_process_does(cluster, tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ import pytest
 
 import infra.chat
 from infra.answers import AnswerCache
-from infra.chat import Chat, Question
+from infra.chat import Chat
+from infra.completion import Question
 from schemas.errors import ConfigError, ServerError
 from schemas.phrases import PhraseList, load_phrases
 from schemas.rubrics import Rubric, load_rubric

@@ -1,19 +1,17 @@
 """`psavlm benchmark`: a model on a published benchmark, counted as its authors count."""
 
-import json as jsonlib
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.cli.options import DEFAULT_ROOT, Cluster, Json, Preset, Root
+from flows.cli.scores import list_benchmarks, show_scores
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     from schemas.artifact import Artifact
     from schemas.benchmark import BenchmarkConfig, BenchmarkReport
-    from schemas.report import Metric
     from tasks.respond import Responder
 
 Name = Annotated[str, typer.Argument(help="Which; nothing lists them all.")]
@@ -78,7 +76,7 @@ def benchmark(  # noqa: PLR0913 - the options are the command's own
 ) -> None:
     """Ask a model a benchmark's questions, judge the answers, and count as its authors do."""
     if not name:
-        _list(json)
+        list_benchmarks(json)
         return
     asked = {
         "name": name, "data": data, "rule": rule, "judge": judge, "second_judge": second_judge,
@@ -87,7 +85,7 @@ def benchmark(  # noqa: PLR0913 - the options are the command's own
     }  # fmt: skip
     config, crew = _config(asked, model), {"workers": workers, "cluster": cluster}
     artifact, report = _examined(config, model, crew, preset=preset, root=root, out=out)
-    _show(artifact, report, json)
+    show_scores(artifact, report, json)
 
 
 def _config(asked: dict[str, Any], model: str) -> "BenchmarkConfig":
@@ -164,51 +162,3 @@ def _prices(text: str) -> tuple[float, float] | None:
     if not (0 <= given < float("inf") and 0 <= taken < float("inf")):
         raise ConfigError(f"--prices {text!r}: a price is 0 or more")
     return given, taken
-
-
-def _list(json: bool) -> None:
-    from tasks.benchmarks.registry import BENCHMARKS
-
-    found = sorted(BENCHMARKS.items())
-    if json:
-        lines = [
-            {
-                "name": name,
-                "about": one.about,
-                "layout": one.layout,
-                "judged_by": one.judged_by,
-                "phrases": one.phrases,
-                "rubric": one.rubric,
-                "rules": dict(one.rules),
-                "licence": one.licence,
-                "caveat": one.caveat,
-            }
-            for name, one in found
-        ]
-        sys.stdout.write(jsonlib.dumps({"benchmarks": lines}) + "\n")
-        return
-    for name, one in found:
-        typer.echo(f"{name:<15} {one.about}")
-        typer.echo(f"{'':<15} --data: {one.layout}")
-
-
-def _show(artifact: "Artifact", report: "BenchmarkReport", json: bool) -> None:
-    if json:
-        told = {"artifact": artifact.model_dump(mode="json"), **report.model_dump(mode="json")}
-        sys.stdout.write(jsonlib.dumps(told) + "\n")
-        return
-    typer.echo(f"{report.benchmark}: {report.items} items, {report.model}, {report.judge}")
-    for name, value in report.official.items():
-        typer.echo(f"  {name:<40} {value:.2f}")
-    for name, metric in report.measures.items():
-        typer.echo(f"  {name:<40} {_interval(metric)}")
-    if report.agreement:
-        told = report.agreement.model_dump(exclude_none=True)
-        typer.echo("  agreement: " + ", ".join(f"{key} {value}" for key, value in told.items()))
-    for caveat in report.caveats:
-        typer.echo(f"  note: {caveat}")
-    typer.echo(artifact.uri)
-
-
-def _interval(metric: "Metric") -> str:
-    return f"{metric.value:.3f}  [{metric.low:.3f}, {metric.high:.3f}], n = {metric.n}"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from infra.chat import FILTERED
+from infra.completion import FILTERED
 from schemas.benchmark import BenchmarkConfig, Usage
 from schemas.report import Metric
 from tasks.benchmarks.item import Benchmark, Measure, Row

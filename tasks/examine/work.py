@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.chat import FILTERED
+from infra.completion import FILTERED
 from schemas.benchmark import Agreement, BenchmarkConfig, BenchmarkReport
 from schemas.errors import DataError
 from schemas.samples import RawReject

@@ -10,7 +10,8 @@ from hashlib import sha256
 from typing import Any
 
 from infra.answers import AnswerCache
-from infra.chat import Chat, Question, Reply
+from infra.chat import Chat
+from infra.completion import Question, Reply
 from infra.fingerprint import content_hash
 from schemas.rubrics import GENERAL, Rubric
 from tasks.benchmarks.item import Item, Verdict

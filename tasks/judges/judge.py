@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from infra.chat import FILTERED
+from infra.completion import FILTERED
 from tasks.benchmarks.item import Item, Verdict
 
 Kind = Literal["exact", "phrases", "endpoint"]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from hashlib import sha256
 
-from infra.chat import Reply
+from infra.completion import Reply
 from tasks.benchmarks.item import Item, Verdict
 from tasks.judges.endpoint import EndpointJudge
 from tasks.judges.judge import UNSCORED, WITHHELD, Given

@@ -128,7 +128,7 @@ def _told(entry: dict[str, Any]) -> tuple[str, ...]:
     if entry["differences"]:
         first += (
             " Differences are paired, over the items that both have answered: of rates in points, "
-            "with Tango's intervals; each interval is for itself."
+            "with Tango's intervals, corrected for continuity; each interval is for itself."
         )
     notes = (f"Note: {caveat}." for caveat in entry["caveats"])
     return (f"{first} {'; '.join(left)}.", *notes)

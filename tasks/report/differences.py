@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from infra.chat import FILTERED
+from infra.completion import FILTERED
 from schemas.report import TANGO, Metric
 from tasks.benchmarks.item import Measure, Row
 from tasks.evaluate.intervals import clustered_mean

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from infra.chat import Chat, Question
+from infra.chat import Chat
+from infra.completion import Question
 from tasks.respond.responder import Ask, Kept, Responder, Told
 
 

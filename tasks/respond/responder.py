@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from infra.chat import FILTERED
+from infra.completion import FILTERED
 from schemas.artifact import Artifact
 
 if TYPE_CHECKING:
