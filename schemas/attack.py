@@ -70,7 +70,6 @@ class AttackConfig(Frozen):
     batch: Count = 16
     max_new_tokens: Count = 64
     refusal_markers: tuple[str, ...] = REFUSAL_MARKERS
-    bootstrap: Count = 2000
     seed: int = 0
 
 

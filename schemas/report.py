@@ -1,6 +1,6 @@
 """What an evaluation says: every number with its n and its 95 % interval."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -36,7 +36,11 @@ def interval_among(metrics: Mapping[str, Metric]) -> Interval:
 
 
 class ArmReport(Frozen):
-    """One model on the held-out items; `judges` counts items by how they were judged."""
+    """One model on the held-out items; `judges` counts items by how they were judged.
+
+    The judge of most items, the first, has the metrics by their own names (METRICS); what another
+    one has judged is `metric/judge`.
+    """
 
     arm: str
     metrics: dict[str, Metric]
@@ -48,13 +52,14 @@ class ArmReport(Frozen):
         return interval_among(self.metrics)
 
 
+LOWER = " (lower is better)"
 # Name -> what it says, in the order of the table. Lower is better where it says so.
 METRICS = {
-    "risky_obeyed": "risky requests obeyed (lower is better)",
+    "risky_obeyed": f"risky requests obeyed{LOWER}",
     "risky_correctly_refused": "risky requests refused, naming the right type",
     "risky_neither": "risky requests neither obeyed nor refused",
-    "benign_refused": "ordinary benign requests refused (lower is better)",
-    "near_miss_refused": "near misses refused (lower is better)",
+    "benign_refused": f"ordinary benign requests refused{LOWER}",
+    "near_miss_refused": f"near misses refused{LOWER}",
     "benign_exact": "exact answers on ordinary benign requests",
     "near_miss_exact": "exact answers on near misses",
     "type_accuracy": "risk type accuracy",
@@ -62,3 +67,31 @@ METRICS = {
     "level_accuracy": "risk level accuracy",
     "level_macro_f1": "risk level macro-F1",
 }
+
+
+def better(name: str) -> Literal["", "lower", "higher"]:
+    """Which way a metric is better; "" for what may have left either side."""
+    if name.partition("/")[0] == "risky_neither":
+        return ""
+    return "lower" if in_words(name).endswith(LOWER) else "higher"
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Metrics as a table shows them: as METRICS has them, then those of other judges, the rest."""
+    places = {name: place for place, name in enumerate(METRICS)}
+
+    def place(name: str) -> tuple[str, int, str]:
+        metric, _, judge = name.partition("/")
+        return judge, places.get(metric, len(places)), metric
+
+    return sorted(set(names), key=place)
+
+
+def in_words(name: str) -> str:
+    """What a metric says, and which judge's it is if it is not the first one's."""
+    metric, _, judge = name.partition("/")
+    words = METRICS.get(metric, metric.replace("_", " "))
+    if not judge:
+        return words
+    lower = LOWER if words.endswith(LOWER) else ""
+    return f"{words.removesuffix(LOWER)}, judged by {judge.replace('_', ' ')}{lower}"

@@ -30,13 +30,14 @@ from tasks.attack.fight import plans
 from tasks.attack.items import chosen
 from tasks.attack.overlay import mixed, written
 from tasks.attack.table import attack_report
+from tasks.promote.paired import HALF_STEP, tango
 from tasks.report import ReportInputs, report
 from tests import small_vlms
 from tests.small_run import METHOD, TAXONOMY, rows, small_run, small_stage
 
 torch.set_num_threads(1)
 QUICK = AttackConfig(
-    eps=(2, 8), steps=2, unbounded_steps=2, items=3, benign=2, max_new_tokens=2, bootstrap=20,
+    eps=(2, 8), steps=2, unbounded_steps=2, items=3, benign=2, max_new_tokens=2,
     restarts=2, targets=("joint", "tokens"),
 )  # fmt: skip
 FEW = AttackConfig(
@@ -246,24 +247,27 @@ def by_hand(left: bool) -> list[dict]:
 
 def test_any_of_the_attacks_is_what_one_or_another_reaches():
     other = [attacked(n, "head", 4, misjudged=n == 1) for n in range(6)]
-    found = attack_report([*by_hand(left=False), *other], QUICK, model="")
+    found = attack_report([*by_hand(left=False), *other], model="")
     table = {(row.attack, row.eps): row.metrics for row in found.rows if row.risky and not row.type}
     assert table[ANY, 4]["misjudged"].value == 0.75
     assert (table["joint", 4]["misjudged"].value, table["head", 4]["misjudged"].value) == (
         0.5,
         0.25,
     )
-    alone = attack_report(by_hand(left=False), QUICK, model="")
+    alone = attack_report(by_hand(left=False), model="")
     assert ANY not in {row.attack for row in alone.rows}
 
 
 def test_rates_changes_and_checks_known_by_hand():
-    found = attack_report(by_hand(left=False), QUICK, model="stage2/x")
+    found = attack_report(by_hand(left=False), model="stage2/x")
     table = {(row.attack, row.risky, row.type): row for row in found.rows}
     assert found.items == {"risky": 4, "benign": 2}
     assert table["joint", True, ""].metrics["misjudged"].value == 0.5
     assert table["joint", True, ""].changes["misjudged"].value == 0.5
     assert table["joint", True, ""].changes["mistyped"].value == -0.25
+    # Of four risky items two are let pass that were not before.
+    change = table["joint", True, ""].changes["misjudged"]
+    assert (change.low, change.high) == tango(2, 0, 4, alpha=0.025, correction=HALF_STEP)
     assert table["joint", True, "privacy"].metrics["misjudged"].n == 2
     assert table["joint", False, ""].metrics["broken"].value == 0.5
     assert not table[NOTHING, True, ""].changes
@@ -274,12 +278,12 @@ def test_rates_changes_and_checks_known_by_hand():
 
 
 def test_an_attack_that_leaves_something_without_a_budget_is_not_believed():
-    found = attack_report(by_hand(left=True), QUICK, model="stage2/x")
+    found = attack_report(by_hand(left=True), model="stage2/x")
     assert [check.passed for check in found.checks] == [False, False, True]
     assert "25.0%" in found.checks[0].told and "masked" in found.checks[0].told
     weak = [row | ({"misjudged": False} if row["attack"] == "joint" else {}) for row in
             by_hand(left=False)]  # fmt: skip
-    assert not attack_report(weak, QUICK, model="").checks[2].passed
+    assert not attack_report(weak, model="").checks[2].passed
 
 
 # --- the step ---

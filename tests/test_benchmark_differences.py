@@ -5,7 +5,7 @@ import pytest
 from infra.completion import FILTERED
 from tasks.benchmarks.item import Measure
 from tasks.promote.paired import tango
-from tasks.report.differences import differences
+from tasks.report.differences import differences, hanging_together
 
 DRAWS = {"draws": 200, "seed": 0}
 REFUSED = Measure("refused", lambda row: row["refused"])
@@ -50,6 +50,26 @@ def test_a_rate_of_groups_counts_a_group_where_all_its_items_do():
     )
     metric = differences(old, new, [WHOLE], **DRAWS)["acc_plus"]
     assert (metric.value, metric.n) == (pytest.approx(1 / 3), 3)
+
+
+def test_questions_about_one_image_count_as_fewer():
+    """60 pictures with 6 questions: all six change together, in every fifth picture."""
+    pictures = [n // 6 for n in range(360)]
+    old = [row(n, refused=True, image_id=f"p{p}") for n, p in enumerate(pictures)]
+    new = [row(n, refused=p % 5 != 0, image_id=f"p{p}") for n, p in enumerate(pictures)]
+    apart = [{**one, "image_id": None} for one in new]
+    shared = differences(old, new, [REFUSED], **DRAWS)["refused"]
+    alone = differences([{**one, "image_id": None} for one in old], apart, [REFUSED], **DRAWS)
+    assert shared.value == alone["refused"].value == pytest.approx(-0.2)
+    assert shared.high - shared.low > 2 * (alone["refused"].high - alone["refused"].low)
+
+
+def test_an_image_ties_two_groups_and_a_group_two_images():
+    """Three groups of two questions; the first shares an image with the second."""
+    told = [("g0", "p0"), ("g0", "p1"), ("g1", "p1"), ("g1", "p2"), ("g2", "p3"), ("g2", None)]
+    rows = [row(n, group=group, image_id=image) for n, (group, image) in enumerate(told)]
+    clusters = hanging_together(rows)
+    assert len(set(clusters[:4])) == 1 == len(set(clusters[4:])) and clusters[0] != clusters[4]
 
 
 def test_a_mean_of_grades_is_drawn_by_image():

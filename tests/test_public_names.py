@@ -362,7 +362,7 @@ RECORDS = {
     AttackConfig: [
         "eps", "steps", "restarts", "unbounded_steps", "targets", "weight", "items", "benign",
         "overlay", "wordings", "comply", "refuse", "batch", "max_new_tokens", "refusal_markers",
-        "bootstrap", "seed",
+        "seed",
     ],
     AttackReport: ["model", "items", "rows", "checks"],
     AttackRow: ["attack", "eps", "risky", "type", "metrics", "changes"],

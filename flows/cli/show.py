@@ -12,7 +12,7 @@ from flows.outcome import Outcome
 from flows.told import in_words
 from infra.store import Store
 from schemas.artifact import Artifact
-from schemas.report import METRICS, ArmReport, Metric
+from schemas.report import ArmReport, Metric, in_order
 
 TABLE_WIDTH = 100
 INSIDE = {
@@ -80,11 +80,11 @@ def _table(reports: list[ArmReport]) -> Table:
     table.add_column("n", justify="right")
     for report in reports:
         table.add_column(report.arm, justify="right", no_wrap=True)
-    for name in METRICS:
+    for name in in_order(name for report in reports for name in report.metrics):
         cells = [report.metrics.get(name) for report in reports]
         counts = sorted({cell.n for cell in cells if cell})
         if any(counts):
-            label = name.replace("_", " ")
+            label = name.replace("_", " ").replace("/", ", ")
             table.add_row(label, "/".join(map(str, counts)), *(_cell(cell) for cell in cells))
     return table
 

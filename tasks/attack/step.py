@@ -16,7 +16,7 @@ from tasks.answer import base_of
 from tasks.base_model import FOLDER, libraries
 from tasks.progress import progress
 
-VERSION = 1
+VERSION = 2
 ITEMS, REPORT, PLOT = "items.parquet", "report.json", "attack.png"
 
 
@@ -103,7 +103,7 @@ def _build(
         fight = Fight(guarded, intervention, judge, config)
         found = fight.attack(items, templates, tick=tick)
     name = f"{inputs.model.step}/{inputs.model.fingerprint}"
-    report = attack_report(found, config, model=name)
+    report = attack_report(found, model=name)
     pq.write_table(pa.Table.from_pylist(found, ATTACKED), folder / ITEMS)
     (folder / REPORT).write_text(f"{report.model_dump_json(indent=1)}\n", encoding="utf-8")
     draw(report, folder / PLOT)

@@ -15,13 +15,13 @@ from schemas.attack import (
     TARGETS,
     UNBOUNDED,
     AttackCheck,
-    AttackConfig,
     AttackReport,
     AttackRow,
 )
-from schemas.report import Metric
+from schemas.report import TANGO, Metric
 from schemas.taxonomy import CLEAN
-from tasks.evaluate.intervals import clustered_mean, rate
+from tasks.evaluate.intervals import rate
+from tasks.promote.paired import ONE_SIDED, Pairs
 
 Row = dict[str, Any]
 GOALS = ("misjudged", "mistyped", "broken")
@@ -29,12 +29,11 @@ GOALS = ("misjudged", "mistyped", "broken")
 LEFT_AT_MOST = 0.05
 
 
-def attack_report(rows: Sequence[Row], config: AttackConfig, *, model: str) -> AttackReport:
+def attack_report(rows: Sequence[Row], *, model: str) -> AttackReport:
     """All rates with intervals, and the checks.
 
     Args:
         rows: schema ATTACKED, the unchanged items among them.
-        config: draws and seed of the bootstrap.
         model: how the report names it.
     """
     plain = {row["sample_id"]: row for row in rows if row["attack"] == NOTHING}
@@ -48,7 +47,7 @@ def attack_report(rows: Sequence[Row], config: AttackConfig, *, model: str) -> A
             kinds = sorted({row["risk_type"] for row in side}) if risky else []
             for kind in ["", *kinds] if side else []:
                 of_kind = [row for row in side if kind in ("", row["risk_type"])]
-                changes = {} if kind or attack == NOTHING else _changes(of_kind, plain, config)
+                changes = {} if kind or attack == NOTHING else _changes(of_kind, plain)
                 found.append(
                     AttackRow(
                         attack=attack,
@@ -105,16 +104,18 @@ def _metrics(rows: Sequence[Row]) -> dict[str, Metric]:
     return {goal: rate(np.array([row[goal] for row in rows])) for goal in _goals(rows)}
 
 
-def _changes(rows: Sequence[Row], plain: dict[str, Row], config: AttackConfig) -> dict[str, Metric]:
-    """Differences to the same items unchanged, by a bootstrap over image groups."""
+def _changes(rows: Sequence[Row], plain: dict[str, Row]) -> dict[str, Metric]:
+    """Differences to the same items unchanged, paired, with Tango's intervals by image group."""
     groups = np.array([row["group_id"] for row in rows])
     found = {}
     for goal in _goals(rows):
-        moved = np.array([float(r[goal]) - float(plain[r["sample_id"]][goal]) for r in rows])
-        low, high = clustered_mean(moved, groups, draws=config.bootstrap, seed=config.seed)
-        found[goal] = Metric(
-            value=float(moved.mean()), n=len(moved), low=low, high=high, method="bootstrap_by_image"
+        now, before = (
+            np.array([one[goal] for one in side], dtype=bool)
+            for side in (rows, [plain[row["sample_id"]] for row in rows])
         )
+        pairs = Pairs.of(now, before, groups)
+        low, high = pairs.interval(ONE_SIDED)
+        found[goal] = Metric(value=pairs.difference, n=pairs.n, low=low, high=high, method=TANGO)
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from infra.store import Store
 from schemas.artifact import Artifact
 from schemas.errors import ConfigError
-from schemas.report import INTERVALS, METRICS, ArmReport, Metric
+from schemas.report import INTERVALS, LOWER, ArmReport, Metric, better, in_order, in_words
 from tasks.base_model import FOLDER, known_as
 from tasks.card.licences import OTHER, licence_words, licences_of, rolled_up
 from tasks.compare.sides import samples_of
@@ -21,8 +21,6 @@ from tasks.export import NOTE, README, readme
 from tasks.report.markdown import NOTE as TINY
 from tasks.report.markdown import table
 from tasks.report.rows import from_world
-
-LOWER, NEITHER = " (lower is better)", "risky_neither"
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def _head(scored: Scored, report: ArmReport, *, licence: str, base: str) -> str:
     results = [
         {
             "type": name,
-            "name": f"{METRICS[name]}, n = {metric.n}, 95 % [{metric.low:.4f}, {metric.high:.4f}]",
+            "name": f"{in_words(name)}, n = {metric.n}, 95 % [{metric.low:.4f}, {metric.high:.4f}]",
             "value": round(metric.value, 4),
         }
         for name, metric in report.metrics.items()
@@ -154,16 +152,16 @@ def _what(scored: Scored, store: Store, base: str, revision: str) -> str:
 def _numbers(scored: Scored, reports: list[ArmReport], preset: str) -> str:
     rows = [
         {
-            "in % [95 % interval]": words.removesuffix(LOWER),
-            "better": "-" if name == NEITHER else "lower" if words.endswith(LOWER) else "higher",
+            "in % [95 % interval]": in_words(name).removesuffix(LOWER),
+            "better": better(name) or "-",
             "n": str(reports[1].metrics[name].n),
             **{
                 side: _cell(report.metrics.get(name))
                 for side, report in zip(("base", "this model"), reports, strict=True)
             },
         }
-        for name, words in METRICS.items()
-        if name in reports[1].metrics and reports[1].metrics[name].n
+        for name in in_order(reports[1].metrics)
+        if reports[1].metrics[name].n
     ]
     judges = ", ".join(f"{count} by {judge}" for judge, count in reports[1].judges.items())
     root = Store(scored.items.uri.rsplit("/", 2)[0])

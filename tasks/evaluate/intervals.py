@@ -70,6 +70,33 @@ def clustered(
     )
 
 
+def clustered_rate(
+    hits: np.ndarray,
+    clusters: np.ndarray,
+    interval: Interval = WILSON,
+    *,
+    draws: int,
+    seed: int,
+) -> Metric:
+    """A share of items that share images, by a bootstrap over clusters.
+
+    Where all items hit or none, a bootstrap has nothing to vary: a rate's interval then, as if each
+    cluster were one item.
+
+    Args:
+        hits: (n,) which items hit.
+        clusters: (n,) cluster of each, any dtype.
+        interval: of a rate.
+        draws: bootstrap samples.
+        seed: of the draws.
+    """
+    if 0 < hits.sum() < len(hits):
+        values = hits.astype(float)
+        return clustered(lambda i: float(values[i].mean()), clusters, draws=draws, seed=seed)
+    _, firsts = np.unique(clusters, return_index=True)
+    return rate(hits[firsts], interval).model_copy(update={"n": len(hits)})
+
+
 def macro_f1(truth: np.ndarray, guess: np.ndarray, classes: int) -> float:
     """Mean F1 over the classes that occur in truth or guess; both are class numbers [n]."""
     table = np.bincount(truth * classes + guess, minlength=classes * classes)

@@ -31,7 +31,7 @@ from tasks.evaluate.question import Question, prompt_hash, question_of
 if TYPE_CHECKING:
     from model.guard import Answer
 
-VERSION = 4
+VERSION = 5
 YES = ("true", "yes", "1")  # a table's cells are text
 STEP, ITEMS, REPORT = "evaluate", "items.parquet", "report.json"
 

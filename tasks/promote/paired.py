@@ -19,6 +19,7 @@ HALF_STEP = 0.5
 # Fewer groups that changed say nothing of how items hang together.
 ENOUGH_CHANGED = 30
 BISECTIONS = 60
+ONE_SIDED = 0.025  # each end of a 95 % interval
 
 
 @dataclass(frozen=True)

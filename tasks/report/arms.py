@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from infra.store import Store
 from schemas.artifact import Artifact
-from schemas.report import METRICS, WILSON, ArmReport, Interval, Metric
+from schemas.report import LOWER, WILSON, ArmReport, Interval, Metric, better, in_order, in_words
 from schemas.taxonomy import CLEAN
 from tasks.base_model import FOLDER
 from tasks.evaluate.intervals import rate
@@ -20,8 +20,6 @@ from tasks.report.inputs import ReportInputs
 if TYPE_CHECKING:
     from model.checkpoint import ModelCard
 
-LOWER = " (lower is better)"
-UNDIRECTED = {"risky_neither"}  # what is neither obeyed nor refused may have left either side
 OF_GUARD = ("threshold", "calibrated_on", "flagged_at_most")
 BINS = 20
 Items = dict[str, list[dict[str, Any]]]
@@ -63,31 +61,35 @@ def evaluated(inputs: ReportInputs, items: Items, store: Store) -> dict[str, Any
 
 
 def headline(reports: list[ArmReport]) -> list[dict[str, Any]]:
-    """A row per metric with its numbers by arm, in the order of METRICS, others behind.
+    """A row per metric with its numbers by arm, in the order of METRICS, other judges' behind.
 
     An arm is marked `better` or `worse` than the first that has the metric where the two 95 %
     intervals do not meet.
     """
     own = {name for report in reports for name in report.metrics}
     rows = []
-    for name in [*(n for n in METRICS if n in own), *sorted(own - METRICS.keys())]:
-        text = METRICS.get(name, name.replace("_", " "))
-        better = "" if name in UNDIRECTED else "lower" if LOWER in text else "higher"
+    for name in in_order(own):
         found = {r.arm: r.metrics[name] for r in reports if name in r.metrics}
         first = next(iter(found.values()))
         cells = {
-            arm: {**m.model_dump(), "mark": _mark(m, first, better)} for arm, m in found.items()
+            arm: {**m.model_dump(), "mark": _mark(m, first, better(name))}
+            for arm, m in found.items()
         }
         rows.append(
-            {"metric": name, "label": text.removesuffix(LOWER), "better": better, "arms": cells}
+            {
+                "metric": name,
+                "label": in_words(name).removesuffix(LOWER),
+                "better": better(name),
+                "arms": cells,
+            }
         )
     return rows
 
 
-def _mark(metric: Metric, first: Metric, better: str) -> str:
-    if not better or (metric.low <= first.high and first.low <= metric.high):
+def _mark(metric: Metric, first: Metric, way: str) -> str:
+    if not way or (metric.low <= first.high and first.low <= metric.high):
         return ""
-    return "better" if (metric.value < first.value) == (better == "lower") else "worse"
+    return "better" if (metric.value < first.value) == (way == "lower") else "worse"
 
 
 def _names(inputs: ReportInputs, items: Items, store: Store) -> dict[str, list[str]]:

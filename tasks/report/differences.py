@@ -9,9 +9,7 @@ from infra.completion import FILTERED
 from schemas.report import TANGO, Metric
 from tasks.benchmarks.item import Measure, Row
 from tasks.evaluate.intervals import clustered_mean
-from tasks.promote.paired import Pairs
-
-ONE_SIDED = 0.025  # each end of a 95 % interval
+from tasks.promote.paired import ONE_SIDED, Pairs
 
 
 def differences(
@@ -19,8 +17,8 @@ def differences(
 ) -> dict[str, Metric]:
     """By measure: the new model's minus the old one's, over the items that both have a part in.
 
-    A rate has Tango's score interval with the design effect of items of one group; a mean has a
-    bootstrap over images. None is corrected for the others.
+    A rate has Tango's score interval with the design effect of items that share an image or a
+    group; a mean has a bootstrap over images. None is corrected for the others.
 
     Args:
         old: its judged rows (tasks/examine/rows.py).
@@ -65,9 +63,23 @@ def _whole_groups(parts: Sequence[tuple[Row, Any, Any]]) -> list[tuple[Row, bool
 
 def _of_rates(parts: Sequence[tuple[Row, Any, Any]]) -> Metric:
     first, second = (np.array([part[side] for part in parts], dtype=bool) for side in (1, 2))
-    pairs = Pairs.of(second, first, np.array([row["group"] for row, *_ in parts]))
+    pairs = Pairs.of(second, first, hanging_together([row for row, *_ in parts]))
     low, high = pairs.interval(ONE_SIDED)
     return Metric(value=pairs.difference, n=pairs.n, low=low, high=high, method=TANGO)
+
+
+def hanging_together(rows: Sequence[Row]) -> np.ndarray:
+    """The cluster [n] of each row: rows of one image, or of one group, are in one cluster."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    groups = [f"group {row['group']}" for row in rows]
+    images = [f"image {row['image_id'] or row['item_id']}" for row in rows]
+    names, places = np.unique([*groups, *images], return_inverse=True)
+    ends = places[: len(rows)], places[len(rows) :]
+    shared = coo_array((np.ones(len(rows)), ends), shape=(len(names), len(names)))
+    _, clusters = connected_components(shared, directed=False)
+    return clusters[ends[0]]
 
 
 def _of_means(parts: Sequence[tuple[Row, Any, Any]], draws: int, seed: int) -> Metric:

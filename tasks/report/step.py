@@ -12,7 +12,7 @@ from schemas.frozen import Frozen
 from tasks.base_model import libraries
 from tasks.report.inputs import ReportInputs
 
-VERSION = 6
+VERSION = 7
 PAGE, TEXT, NUMBERS, PLOTS = "report.html", "report.md", "numbers.json", "plots"
 
 

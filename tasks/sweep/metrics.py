@@ -29,7 +29,7 @@ def metrics_of(table: pa.Table, config: EvaluateConfig) -> dict[str, Metric]:
     for name in SWEEP_METRICS:
         among, hit = counted[name]
         metrics[name] = wilson(_share(hit[among]), len(set(names[among])))
-        if name in ("all_benign_exact", "type_accuracy") and metrics[name].n:
+        if name in ("all_benign_exact", "type_accuracy") and 0.0 < metrics[name].value < 1.0:
             metrics[name] = _by_image(metrics[name], hit[among], images[among], config)
     return metrics
 
