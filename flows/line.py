@@ -140,9 +140,9 @@ def evaluated(
     for arm, model in arms.items():
         told = do(f"evaluate {arm}", evaluate, how, arm, *seen, model=model, **run)
         yield f"evaluate/{arm}", told
-    asked = {"base": stored(base)}
+    asked = {"base": stored(base, how=how)}
     if isinstance(last := arms[config.last_arm], Artifact):
-        asked[config.last_arm] = stored(base, last)
+        asked[config.last_arm] = stored(base, last, how)
     for one in config.benchmarks:
         for arm, responder in asked.items():
             name = f"benchmark {one.name} {arm}"

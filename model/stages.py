@@ -9,13 +9,15 @@ from schemas.config import Stage
 from schemas.errors import ConfigError
 
 # Stage 1 has two parts because its two losses share no parameter (METHOD.md section 3): `concept`
-# needs no language model, `tokens` only passes through it. Stage 2 has one of its parts. `full` is
+# needs no language model, `tokens` only passes through it; `joint` takes both losses at every step,
+# as the papers do. Stage 2 has one of its parts. `full` is
 # SafeVLM's: language model and projector, the encoder frozen. Here the embedding table stays frozen
 # too, because the safety head is asked with it and would hear another question than it has learnt.
 TRAINS: dict[Stage, dict[str, str]] = {
     Stage.CONCEPTS: {
         "concept": r"safety\.(projector|head)\..*|safety\.tokens\.s_head",
         "tokens": r"safety\.tokens\.(s_llm|by_type|by_level)",
+        "joint": r"safety\..*",
     },
     Stage.ALIGNMENT: {
         "lora": r"backbone\..*\.lora_[AB]\..*",

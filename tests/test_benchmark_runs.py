@@ -178,6 +178,28 @@ def test_a_guarded_model_tells_what_it_saw(guarded, folders, store):
     assert {row["flagged"] for row in read_rows(text, store=store)} == {None}  # no image, no guard
 
 
+def test_a_model_here_answers_in_the_presets_precision_and_by_its_policy(
+    guarded, folders, store, tmp_path
+):
+    """In bfloat16 the risk differs in its last digits; types that are let pass flag nothing."""
+    mine = {"version": 1, "name": "mine", "disabled": TAXONOMY.type_ids[:-1]}
+    (tmp_path / "mine.toml").write_text("\n".join(f"{k} = {v!r}" for k, v in mine.items()))
+    how = {"half": "precision = 'bf16'", "passing": f"policy = '{tmp_path}/mine.toml'"}
+    found = {}
+    for name, line in {"usual": "", **how}.items():
+        (tmp_path / f"{name}.toml").write_text(f"extends = 'tiny'\n[evaluate]\n{line}\n")
+        preset = str(tmp_path / f"{name}.toml")
+        told = choose_responder(guarded.uri, store=store, preset=preset)
+        artifact, _ = run("vlguard", told, folders, store)
+        found[name] = artifact.fingerprint, read_rows(artifact, store=store)
+    assert len({fingerprint for fingerprint, _ in found.values()}) == 3
+    risks = {name: [row["risk"] for row in rows] for name, (_, rows) in found.items()}
+    assert risks["half"] != risks["usual"]
+    assert risks["half"] == pytest.approx(risks["usual"], abs=0.05)
+    flagged = {name: {row["flagged"] for row in rows} for name, (_, rows) in found.items()}
+    assert flagged == {"usual": {True}, "half": {True}, "passing": {False}}
+
+
 @pytest.mark.parametrize("which", ["base", "guarded"])
 def test_seedbenchs_options_are_ranked_by_their_losses(which, base, guarded, folders, store):
     told = (

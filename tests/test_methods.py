@@ -126,6 +126,7 @@ def test_a_new_choice_has_one_place_in_code_and_one_in_the_config():
             "an oracle for an untrained base",
         ),
         ({"projector": "none", "stage2": "full"}, "changes the projector that a head"),
+        ({"stage1": "joint", "llm_tokens": "none"}, "needs both"),
     ],
 )
 def test_parts_that_do_not_fit_together_are_refused(tmp_path, changes, message):
@@ -134,6 +135,17 @@ def test_parts_that_do_not_fit_together_are_refused(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message) as error:
         resolve(Parameters(preset=str(tmp_path / "own.toml")))
     assert str(error.value).count("\n") == 0
+
+
+def test_stage_1_may_take_both_losses_at_every_step(tmp_path):
+    (tmp_path / "own.toml").write_text("extends = 'tiny'\n[method]\nstage1 = 'joint'\n")
+    config = resolve(Parameters(preset=str(tmp_path / "own.toml")))
+    assert list(config.stage1.parts) == ["joint"] and list(config.stage2.parts) == ["lora"]
+    usual = resolve(Parameters()).stage1
+    assert list(usual.parts) == ["concept", "tokens"]
+    # What is not asked for is in no fingerprint.
+    assert "stage1" not in usual.method.model_dump()
+    assert config.stage1.method.model_dump()["stage1"] == "joint"
 
 
 def test_a_preset_that_does_not_say_how_to_train_the_methods_part_is_refused(tmp_path):

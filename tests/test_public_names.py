@@ -420,6 +420,7 @@ METHOD_CHOICES = {
     "intervention": ("hint", "tokens", "both", "off"),
     "concepts": ("head", "labels"),
     "threshold": ("rate", "bound"),
+    "stage1": ("parts", "joint"),
     "stage2": ("lora", "full", "none"),
     "stage2_rows": ("all", "clean"),
 }

@@ -273,6 +273,20 @@ def test_the_language_loss_is_the_mean_over_the_answers_that_may_be_taught(worke
     assert found.item() == pytest.approx((total / count).item(), abs=1e-5)
 
 
+def test_the_joint_part_takes_both_losses_and_gives_every_parameter_its_own_gradient(worker):
+    """The two share no parameter: at one step of both each has what it has alone."""
+    numbers, found = [0, 2, 3, 7, 1], {}
+    for name in ("concept", "tokens", "joint"):
+        names = freeze_for(worker.model, Stage.CONCEPTS, name)
+        worker.model.zero_grad(set_to_none=True)
+        loss = learned(worker, name, numbers)
+        found[name] = loss, {n: worker.model.get_parameter(n).grad.clone() for n in names}
+    (concept, heads), (tokens, spoken), (both, all_of_them) = found.values()
+    assert both == pytest.approx(concept + tokens, rel=1e-6)
+    assert all_of_them.keys() == heads.keys() | spoken.keys() and not heads.keys() & spoken.keys()
+    assert all(torch.equal(all_of_them[n], g) for n, g in {**heads, **spoken}.items())
+
+
 def test_an_answer_that_may_not_be_taught_changes_nothing(worker):
     """A concept-only row may carry an answer, for a risky one that complies: it is masked."""
     freeze_for(worker.model, Stage.CONCEPTS, "tokens")

@@ -19,9 +19,9 @@ class Stage(StrEnum):
 
 
 # What a stage may train, in this order (model/stages.py says which parameters each part has). Stage
-# 2 has one of its parts.
+# 1 has the first two or the third, stage 2 has one of its parts.
 PARTS: dict[Stage, tuple[str, ...]] = {
-    Stage.CONCEPTS: ("concept", "tokens"),
+    Stage.CONCEPTS: ("concept", "tokens", "joint"),
     Stage.ALIGNMENT: ("lora", "full"),
 }
 

@@ -4,14 +4,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from schemas.policies import OperatorPolicy
 from tasks.respond.responder import Answering, Ask, Kept, Told
 
 if TYPE_CHECKING:
     from model.features import ImageFeatures
 
 
-def open_local(base: Path, model: Path | None = None) -> Answering:
+def open_local(
+    base: Path,
+    model: Path | None = None,
+    *,
+    half: bool = False,
+    policy: OperatorPolicy | None = None,
+) -> Answering:
     """A base model's folder, and a trained one's if its guard and adapter shall answer.
+
+    Args:
+        base: its folder.
+        model: the trained one's.
+        half: the base in bfloat16.
+        policy: an operator's, over that of the model's card.
 
     Raises:
         ConfigError: a base without a class here, or one that the trained model does not belong to.
@@ -20,8 +33,8 @@ def open_local(base: Path, model: Path | None = None) -> Answering:
     from tasks.evaluate.arms import bare, open_backbone, open_guarded
     from tasks.respond.ranking import likeliest, option_losses
 
-    backbone = open_backbone(base)
-    guarded = open_guarded(model, backbone) if model else None
+    backbone = open_backbone(base, half=half)
+    guarded = open_guarded(model, backbone, policy=policy) if model else None
 
     def encode(asks: Sequence[Ask]) -> "list[ImageFeatures | None]":
         given = [ask.picture for ask in asks if ask.picture is not None]

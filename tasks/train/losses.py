@@ -79,6 +79,14 @@ def language_losses(
         yield sums.total / whole
 
 
+def joint_losses(
+    worker: Worker, items: list[Item], step: int, part: PartConfig
+) -> Iterator[Tensor]:
+    """Both losses of the same items (METHOD.md section 3)."""
+    yield from concept_losses(worker, items, step, part)
+    yield from language_losses(worker, items, step, part)
+
+
 def cut(lengths: Sequence[int], size: int | None) -> list[list[int]]:
     """The places of a batch's items in micro-batches of at most `size`, the longest items first.
 
@@ -102,6 +110,7 @@ def _total(counts: Tensor) -> Tensor:
 LOSSES: dict[str, Loss] = {
     "concept": concept_losses,
     "tokens": language_losses,
+    "joint": joint_losses,
     "lora": language_losses,
     "full": language_losses,
 }
