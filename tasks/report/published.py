@@ -11,7 +11,9 @@ WHY = (
     "These are the authors' own numbers, on their data and with their judge. None may be set "
     "beside a number above: other items, other judges and other models. PSA-VLM's authors report "
     "no rate of false positives; rows of their headline table were not all scored on the same "
-    "items; and in their split three subtasks of 4, 7 and 15 items carry 30 % of the mean."
+    "items; in their split three subtasks of 4, 7 and 15 items carry 30 % of the mean; the head as "
+    "released reads no word of the question; and as types come from disjoint sources, a head's "
+    "accuracy may be that of telling the sources apart."
 )
 
 
@@ -48,6 +50,36 @@ TABLES = (
             ("PSA-VLM 7B", "9.00", "7.49", "6.43"),
             ("PSA-VLM 7B with LoRA", "8.91", "6.82", "7.20"),
             ("PSA-VLM 13B with LoRA", "9.13", "8.72", "7.45"),
+        ),
+    ),
+    Published(
+        "Modules left out of PSA-VLM 7B with LoRA, the same judge (higher is better)",
+        ("safety modules", "RTVLM", "politics", "porn", "cyberbullying"),
+        (
+            ("none", "7.59", "6.97", "1.51", "6.34"),
+            ("tokens", "7.63", "6.84", "1.61", "6.43"),
+            ("head", "8.09", "8.73", "7.64", "7.15"),
+            ("both", "8.26", "8.91", "6.82", "7.20"),
+        ),
+    ),
+    Published(
+        "PSA-VLM's safety head: share of right types and levels (higher is better)",
+        ("set", "type", "level"),
+        (
+            ("politics", ".97", ".96"),
+            ("porn", ".99", ".99"),
+            ("cyberbullying", ".86", ".92"),
+            ("RTVLM", ".95", ".96"),
+        ),
+    ),
+    Published(
+        "Text alone (SafeVLM, arXiv 2405.13581), %: AdvBench requests obeyed, plain and with a "
+        "suffix; XSTest safe prompts answered, unsafe ones complied with",
+        ("model", "plain", "suffix", "safe answered", "unsafe complied"),
+        (
+            ("LLaVA-7B", "6.45", "78.27", "91.20", "26.50"),
+            ("SafeVLM with LoRA", "1.90", "69.86", "78.09", "6.96"),
+            ("VLGuard mixed LoRA", "0.19", "11.15", "83.60", "4.00"),
         ),
     ),
     Published(
