@@ -43,7 +43,8 @@ def ask_outside(
     twice, and a run that finds questions declined asks these again (tasks/respond/again.py). They
     are known by address and model name, so that other weights need another name. A file's lines are
     found by `sample_id`, or taken in the order of `items.parquet`. An answer that an endpoint's own
-    filter withholds counts as refused; the column `fault` says so.
+    filter withholds counts as refused, an item without an answer in no rate; the column `fault`
+    says why.
 
     Args:
         config: answer length, judging, intervals.
@@ -95,7 +96,8 @@ def _build(
     judge = Judge.of(rows, config.refusal_markers)
     judged = [_judged(*both, judge) for both in zip(rows, answers, strict=True)]
     arm = "answers" if responder.free else "endpoint"
-    report = arm_report(arm, judged, config, load_taxonomy(config.taxonomy))
+    known = [row for row, told in zip(judged, answers, strict=True) if not told.unanswered]
+    report = arm_report(arm, known, config, load_taxonomy(config.taxonomy))
     pq.write_table(pa.Table.from_pylist(judged), folder / ITEMS)
     (folder / REPORT).write_text(report.model_dump_json(indent=1), encoding="utf-8")
     filtered = sum(one.filtered for one in answers)
