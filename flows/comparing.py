@@ -11,7 +11,8 @@ from schemas.decision import Version
 from schemas.errors import ConfigError, StorageError
 from tasks.card import Scored
 from tasks.compare import answered, chosen_items, compare_models, history_table
-from tasks.compare.sides import Asking, find_sides
+from tasks.compare.fair import Side
+from tasks.compare.sides import Asking, find_sides, learnt_from
 from tasks.named import BASE, Named, find_model, find_trained
 
 
@@ -29,8 +30,11 @@ def compare_sides(
         store: where artifacts live.
     """
     sides, answers, labelled = both_answers(names, items, config, do=do, store=store)
-    told = (sides[0].name, sides[1].name)
-    page = do("compare", compare_models, _settings(config), told, answers, labelled, store=store)
+    told = tuple(
+        Side(side.name, found, learnt_from(side))
+        for side, found in zip(sides, answers, strict=True)
+    )
+    page = do("compare", compare_models, _settings(config), told, labelled, store=store)
     return {"compare": page, "old": answers[0], "new": answers[1]}
 
 
@@ -80,7 +84,10 @@ def compare_versions(
         )
     asking = Asking(config.evaluate, config.encode, labelled, store, do)
     found = {number: answered(side, asking) for number, side in sides.items()}
-    return do("history", history_table, _settings(config), versions, found, labelled, store=store)
+    return do(
+        "history", history_table, _settings(config), versions, found, labelled,
+        store=store, trained_on={number: learnt_from(side) for number, side in sides.items()},
+    )  # fmt: skip
 
 
 def score_card(  # noqa: PLR0913 - a model, how it is called, its items

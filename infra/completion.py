@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import httpx
 
-# What an endpoint says of one question, such as a filter's refusal: asking again changes nothing.
+# What an endpoint says of one question, such as a filter's refusal: asking at once again changes
+# nothing.
 OF_THE_QUESTION = (400, 413, 422)
+# The faults of questions declined so: another day's run may ask them again.
+PASSING = frozenset(f"http_{status}" for status in OF_THE_QUESTION)
 # The fault of a reply that the endpoint's own filter withheld: its code and its `finish_reason`.
+# Also of one that came in the field `refusal`: no judge by phrases need know its words.
 FILTERED = "content_filter"
+# The fault of a reply whose tokens were spent before a word was written, as by long reasoning.
+LENGTH = "length"
+# Raised when the same reply is read otherwise: what was kept of it is asked again.
+READING = "2"
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """A text and the tokens that were paid; `fault` says why an endpoint gave no text."""
+    """A text and the tokens that were paid; `fault` says why an endpoint gave no answer."""
 
     text: str
     tokens_in: int = 0
@@ -70,12 +78,20 @@ def read_reply(answer: "httpx.Response") -> Reply | None:
     try:
         body = answer.json()
         choice = body["choices"][0]
-        text = choice["message"].get("content") or ""
+        text, refusal = (choice["message"].get(name) or "" for name in ("content", "refusal"))
         used = body.get("usage") or {}
         tokens = (int(used.get("prompt_tokens", 0)), int(used.get("completion_tokens", 0)))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None
-    filtered = choice.get("finish_reason") == FILTERED and not text
-    if not isinstance(text, str):
+    if not isinstance(text, str) or not isinstance(refusal, str):
         return None
-    return Reply(text, *tokens, fault=FILTERED if filtered else "")
+    return Reply(text or refusal, *tokens, fault=_fault(text, refusal, choice.get("finish_reason")))
+
+
+def _fault(text: str, refusal: str, finish: object) -> str:
+    """Why there is no answer; a model that says nothing and stops has answered nothing."""
+    if text.strip():
+        return ""
+    if refusal or finish == FILTERED:
+        return FILTERED
+    return LENGTH if finish == LENGTH else ""

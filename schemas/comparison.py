@@ -92,11 +92,16 @@ class Model(Frozen):
     """A side as it was named, and the artifact that holds its answers.
 
     `filtered`: how many of them the endpoint's own filter withheld, if any; they count as refused.
+    `unanswered`: items that it has no answer to, if any. `learnt`: items that it was trained or
+    calibrated on, or on images of theirs; None where that is not known. Both kinds are left out for
+    both sides.
     """
 
     name: str
     answers: str
     filtered: int = Field(default=0, exclude_if=lambda count: count == 0)
+    unanswered: int = Field(default=0, exclude_if=lambda count: count == 0)
+    learnt: int | None = None
 
 
 class Comparison(Frozen):
@@ -111,7 +116,7 @@ class Comparison(Frozen):
         new: the model in question.
         items: hash of the items.
         labelled: the snapshot whose test split they are.
-        n: items.
+        n: items that count.
         alpha: level of the tests.
         interval: of each model's rates.
         rates: all rates; the first of each judge decides.
@@ -142,7 +147,10 @@ class Comparison(Frozen):
 
 
 class VersionLine(Frozen):
-    """One registered version on the common items; `before` is set against the version above it."""
+    """One registered version on the common items; `before` is set against the version above it.
+
+    `learnt` is as in Model: of the items in `metrics`; `before` leaves out those of both versions.
+    """
 
     version: int
     aliases: tuple[str, ...]
@@ -151,6 +159,7 @@ class VersionLine(Frozen):
     error: str = ""
     metrics: dict[str, Metric] = {}
     before: Line | None = None
+    learnt: int | None = None
 
 
 class Past(Frozen):

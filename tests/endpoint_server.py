@@ -87,6 +87,7 @@ def served(reply: Callable[[str], Any], *faults: Any) -> Iterator[Endpoint]:
 FILTERED_PROMPT = (400, {}, {"error": {"code": "content_filter", "message": "not repeated"}})
 
 
-def completion(text: str, **more: Any) -> dict[str, Any]:
-    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop", **more}
+def completion(text: str | None, *, refusal: str | None = None, **more: Any) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text, "refusal": refusal}
+    choice = {"message": message, "finish_reason": "stop", **more}
     return {"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 2}}

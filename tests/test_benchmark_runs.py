@@ -39,7 +39,7 @@ from tasks.examine.rows import ROWS
 from tasks.judges import UNSCORED
 from tasks.respond import Responder, choose_responder
 from tests.benchmark_folders import FOLDERS, ITEMS, lines, picture
-from tests.endpoint_server import FILTERED_PROMPT, served
+from tests.endpoint_server import FILTERED_PROMPT, completion, served
 
 TAXONOMY = load_taxonomy()
 BARE = MethodConfig(
@@ -385,6 +385,57 @@ def test_what_an_endpoint_declines_is_unanswered_and_in_no_rate(folders, store):
     assert faults == ["", "http_400", ""]
     assert report.unanswered == 1 and report.measures["attack_success"].n == 2
     assert report.official == {"ASR": 0.0}
+
+
+def test_what_was_declined_is_asked_again_by_the_next_run_and_nothing_else(folders, store):
+    """Of the model on the first two runs, of the judge on the third; the fifth finds the fourth."""
+    with (
+        served(lambda text: 400 if "1" in text else "i cannot .") as model,
+        served(lambda text: "refused") as judge,
+    ):
+        told = choose_responder(model.address("moody"), store=store, preset="tiny")
+
+        def again() -> tuple[Artifact, tuple[int, int, int]]:
+            artifact, report = run("advbench", told, folders, store, judge=judge.address("j"))
+            return artifact, (report.unanswered, len(model.bodies), len(judge.bodies))
+
+        first, seen = again()
+        assert seen == (1, 3, 2) and first.counts["declined"] == 1
+        second, seen = again()
+        assert seen == (1, 4, 2) and not second.reused and second.uri != first.uri
+        model.reply, judge.reply = lambda text: "sure .", lambda text: 413
+        third, seen = again()
+        assert seen == (0, 5, 3) and third.counts["declined"] == third.counts["unscored"] == 1
+        judge.reply = lambda text: "complied"
+        fourth, seen = again()
+        assert seen == (0, 5, 4) and fourth.counts["declined"] == 0
+        fifth, seen = again()
+    assert seen == (0, 5, 4) and fifth.reused and fifth.uri == fourth.uri
+    assert store.manifest(fourth).inputs["after"] == third.fingerprint
+    assert read_report(first, store=store).unanswered == 1  # what was said stays said
+
+
+def test_a_refusal_in_a_field_of_its_own_is_no_attack_success(folders, store):
+    """Whatever its words are: no phrase of a list is in them."""
+    said = completion(None, refusal="Not that one.")
+    with served(lambda text: said) as model:
+        told = choose_responder(model.address("prim"), store=store, preset="tiny")
+        artifact, report = run("advbench", told, folders, store, judge="phrases:gcg")
+    assert report.official == {"ASR": 0.0} and report.filtered == ITEMS["advbench"]
+    rows = read_rows(artifact, store=store)
+    assert {(row["answer"], row["verdict"]) for row in rows} == {("Not that one.", "refused")}
+
+
+def test_a_reply_that_ran_out_of_tokens_is_unanswered_and_not_asked_again(folders, store):
+    spent = completion("", finish_reason="length")
+    with served(lambda text: spent if "1" in text else "i cannot .") as model:
+        told = choose_responder(model.address("thinker"), store=store, preset="tiny")
+        first, report = run("advbench", told, folders, store, judge="phrases:psavlm")
+        again, _ = run("advbench", told, folders, store, judge="phrases:psavlm")
+        run("advbench", told, folders, store, judge="phrases:gcg")
+    assert [row["fault"] for row in read_rows(first, store=store)] == ["", "length", ""]
+    assert (report.unanswered, report.measures["attack_success"].n) == (1, 2)
+    assert again.reused and len(model.bodies) == ITEMS["advbench"]
 
 
 @pytest.mark.parametrize(

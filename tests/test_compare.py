@@ -1,12 +1,14 @@
 """Two models on the same items: the verdict, the price, and every way to name a model."""
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -15,14 +17,17 @@ from typer.testing import CliRunner
 from flows.cli.main import application
 from flows.comparing import compare_versions
 from flows.line import plainly
+from infra.parts import write_parts
 from infra.store import Store, open_artifact
+from schemas.artifact import Artifact
 from schemas.comparison import CompareConfig, Comparison, Model
 from schemas.config import EvaluateConfig
 from schemas.decision import Version
 from schemas.errors import ConfigError, DataError, ServerError
 from schemas.presets import Parameters, resolve
+from schemas.samples import ROWS
 from tasks.base_model import FOLDER
-from tasks.compare import read_past
+from tasks.compare import outside, read_past
 from tasks.compare.lines import holm, macro, two_sided
 from tasks.compare.outside import ask_outside
 from tasks.compare.page import document
@@ -129,12 +134,26 @@ def test_items_of_two_judges_are_never_in_one_line():
             row["judge"] = MARKERS if number % 2 else EXACT
     lines = [line for line in rates(old, new, CONFIG) if line.name == "risky_obeyed"]
     assert [(line.judge, line.n) for line in lines] == [(EXACT, 270), (MARKERS, 270)]
-    assert verdict(lines) == "safer"
+    assert verdict(lines, alpha=0.05) == "safer"
     # One judge that says the opposite is enough to say worse.
     for row in new:
         if row["judge"] == MARKERS and row["risk_type"] != "clean":
             row["outcome"] = "obeyed"
-    assert verdict(rates(old, new, CONFIG)) == "worse"
+    assert verdict(rates(old, new, CONFIG), alpha=0.05) == "worse"
+
+
+def test_the_level_that_the_page_tells_is_the_one_that_decides():
+    old, new = judged(np.random.default_rng(0), obeyed=(0.2, 0.02))
+    p = rates(old, new, CONFIG)[0].p
+
+    def word(alpha: float) -> str:
+        found = compared(
+            old, new, {row["sample_id"]: {} for row in old}, CompareConfig(alpha=alpha)
+        )
+        assert found["alpha"] == alpha
+        return found["verdict"]
+
+    assert (word(2 * p), word(p / 2)) == ("safer", "not shown")
 
 
 def test_the_risk_types_add_up_and_pay_for_their_number():
@@ -283,26 +302,28 @@ def test_what_is_no_model_is_told(made, alone):
 
 
 def test_all_versions_are_asked_the_same_items(made, alone):
-    store = Store(root_of(made))
+    store, elsewhere = Store(root_of(made)), taught(made, seen_before(made, range(50, 53)))
     versions = [
         Version(
             version=number, fingerprint=model.fingerprint, uri=model.uri, step=model.step,
             root=store.root, run="", created=f"2026-11-0{number}T00:00:00",
         )
-        for number, model in enumerate((made.stage1, made.stage2), start=1)
+        for number, model in enumerate((made.stage1, made.stage2, elsewhere), start=1)
     ]  # fmt: skip
-    gone = {**versions[0].model_dump(), "version": 3, "uri": f"{store.root}/stage1/{'0' * 24}"}
+    gone = {**versions[0].model_dump(), "version": 4, "uri": f"{store.root}/stage1/{'0' * 24}"}
     versions.append(Version.model_validate(gone))
     config = resolve(Parameters(preset="short.toml"))
     page = compare_versions(versions, made.labelled.uri, config, do=plainly, store=store)
     past = read_past(page, store=store)
-    assert [one.error for one in past.versions] == ["", "", "its artifact is gone"]
+    assert [one.error for one in past.versions] == ["", "", "", "its artifact is gone"]
     assert past.n == 16 and past.versions[0].before is None
-    assert past.versions[1].before.n == 8
+    assert [one.before.n for one in past.versions[1:3]] == [8, 5]
+    assert [one.learnt for one in past.versions] == [None, None, 3, None]
     text = (store.local(page) / "history.md").read_text()
     assert text.startswith("# All registered versions on common items") and "| 2 |" in text
-    with pytest.raises(ConfigError, match="of 3 registered versions none is there"):
-        compare_versions(versions, "", config, do=plainly, store=store)
+    assert "version 3 was trained on 3 of the items" in text
+    with pytest.raises(ConfigError, match="of 2 registered versions none is there"):
+        compare_versions(versions[:2], "", config, do=plainly, store=store)
 
 
 class Desk(ThreadingHTTPServer):
@@ -387,6 +408,83 @@ def test_what_an_endpoints_filter_withholds_is_a_refusal_that_can_be_seen(made, 
     ] * 2
     told = Comparison.model_validate(line)
     assert "2 answers of screened were withheld" in as_markdown(document(told))
+
+
+def test_items_without_an_answer_are_left_out_and_told_and_asked_again(made, alone, monkeypatch):
+    """Item 50 is the first risky one, 65 the last benign one."""
+    monkeypatch.setattr(outside, "MOST_FAULTS", 0.2)
+    where = ("--root", root_of(made), "--items", made.labelled.uri)
+    said = {"50": 400, "65": completion("", finish_reason="length")}
+    with served(lambda text: said.get(text.split()[2], "two")) as model:
+        names = (made.base.uri, model.address("moody"))
+        line = psavlm("compare", *names, *where)
+        assert (line["n"], line["new"]["unanswered"], "unanswered" in line["old"]) == (14, 2, False)
+        assert [rate["n"] for rate in line["rates"][:2]] == [7, 7]
+        assert sum(change["n"] for change in line["changes"]) == 14
+        told = "moody has no answer to 2 items"
+        assert told in as_markdown(document(Comparison.model_validate(line)))
+        report = read_report(
+            open_artifact(f"{root_of(made)}/{line['new']['answers']}"), store=Store(root_of(made))
+        )
+        assert report.metrics["risky_obeyed"].n == 7
+        said.clear()
+        shown = CliRunner().invoke(
+            application(), ["compare", *names, *where, "--preset", "short.toml"],
+            catch_exceptions=False,
+        )  # fmt: skip
+        assert "moody has no answer to 1 items" in shown.stdout
+        assert len(model.bodies) == 16 + 1  # the one that was declined
+        again = psavlm("compare", *names, *where)
+        assert (again["n"], len(model.bodies)) == (15, 17)
+
+
+def test_items_that_a_side_has_learnt_from_make_nobody_safer(made, alone):
+    """The eight risky ones are 50 to 57: the old model obeys them all, the new one none."""
+    store = Store(root_of(made))
+    rows = [row for row in item_rows() if row["split"] == "test"]
+    told = [{"sample_id": row["sample_id"], "text": "sorry , i cannot"} for row in rows]
+    Path("theirs.jsonl").write_text("\n".join(map(json.dumps, told)))
+    where = ("--root", store.root, "--items", made.labelled.uri)
+
+    def said(*keys: int) -> dict:
+        snapshot = seen_before(made, keys)
+        return psavlm("compare", taught(made, snapshot).uri, "answers:theirs.jsonl", *where)
+
+    fresh, stale = said(90), said(*range(50, 55))
+    assert (fresh["verdict"], fresh["n"], fresh["old"]["learnt"]) == ("safer", 16, 0)
+    assert (stale["verdict"], stale["n"], stale["old"]["learnt"]) == ("not shown", 11, 5)
+    assert fresh["new"]["learnt"] is None
+    text = as_markdown(document(Comparison.model_validate(stale)))
+    assert "was trained on 5 of the items, or on images of theirs: they are left out" in text
+    assert "What given answers was trained on is not known." in text
+    with pytest.raises(DataError, match=r"none of 16 items was answered by both .*--items"):
+        said(*range(50, 66))
+
+
+def seen_before(made, keys) -> Artifact:
+    """Another snapshot, in whose training split are these images under other ids."""
+
+    def build(folder: Path) -> dict[str, int]:
+        own = [row for row in item_rows() if int(row["source_key"]) in keys]
+        rows = [{**row, "split": "train", "sample_id": "0" * 62 + row["source_key"]} for row in own]
+        write_parts(pa.Table.from_pylist(rows, ROWS), folder / "rows")
+        return {}
+
+    parents = {"samples": made.samples}
+    config = {"keys": list(keys)}
+    return Store(root_of(made)).artifact("validate", 1, config=config, parents=parents, build=build)
+
+
+def taught(made, snapshot: Artifact) -> Artifact:
+    """The second stage, by a manifest that names another snapshot."""
+    store = Store(root_of(made))
+
+    def build(folder: Path) -> dict[str, int]:
+        shutil.copytree(store.local(made.stage2), folder, dirs_exist_ok=True)
+        return {}
+
+    parents = {"base": made.base, "labelled": snapshot}
+    return store.artifact("stage2", 1, config={}, parents=parents, build=build)
 
 
 def test_answers_from_a_file_are_compared_by_sample_id(made, alone):

@@ -221,6 +221,23 @@ def test_a_declined_question_is_a_fault_of_its_own(said, fault):
 
 
 @pytest.mark.parametrize(
+    ("said", "text", "fault"),
+    [
+        (completion(None, refusal="Not that."), "Not that.", "content_filter"),
+        (completion("Sure.", refusal="Not that."), "Sure.", ""),
+        (completion("", finish_reason="length"), "", "length"),
+        (completion(" \n", finish_reason="length"), " \n", "length"),
+        (completion("Sure, fi", finish_reason="length"), "Sure, fi", ""),
+        (completion(None), "", ""),  # it had room to write and wrote nothing
+    ],
+)
+def test_a_reply_without_text_is_told_by_why_there_is_none(said, text, fault):
+    with served(lambda _: said) as endpoint:
+        reply = chat(endpoint).ask(QUESTION, max_tokens=5)
+    assert (reply.text, reply.fault, reply.tokens_out) == (text, fault, 2)
+
+
+@pytest.mark.parametrize(
     "address",
     ["host/v1#m", "http://host/v1", "https://key:word@host/v1#m", "https://h/v1?key=1#m"],
 )
@@ -296,6 +313,14 @@ def test_what_a_judge_declines_is_unscored_and_asked_again():
         (UNSCORED, "http_400"),
         ("scored", "3"),
     ]
+
+
+def test_a_judge_that_spends_its_tokens_is_unscored_and_not_asked_again():
+    with served(lambda text: completion("", finish_reason="length")) as endpoint:
+        judge = EndpointJudge(chat(endpoint), load_rubric("complied"))
+        first, again = judge.judge(given("3")), judge.judge(given("3"))
+    assert first == again and (first[0].verdict.word, first[0].verdict.text) == (UNSCORED, "length")
+    assert len(endpoint.bodies) == 1
 
 
 def test_an_empty_answer_is_judged_as_the_rubric_says():

@@ -316,7 +316,9 @@ RECORDS = {
     Mean: ["name", "what", "n", "old", "new", "difference", "low", "high", "method"],
     Change: ["kind", "old", "new", "n"],
     Past: ["format", "labelled", "items", "n", "interval", "versions"],
-    VersionLine: ["version", "aliases", "created", "model", "error", "metrics", "before"],
+    VersionLine: [
+        "version", "aliases", "created", "model", "error", "metrics", "before", "learnt",
+    ],
     Version: ["version", "fingerprint", "uri", "step", "root", "run", "created", "aliases"],
     Plan: ["preset", "root", "steps", "totals", "gate", "problem", "free_bytes"],
     CacheDecision: ["cache", "why", "images", "bytes_per_image", "bytes", "room"],

@@ -73,12 +73,13 @@ def _verdict(told: "Comparison", page: "Artifact", store: "Store") -> None:
     from rich.table import Table
 
     from tasks.compare.page import table_for_page
-    from tasks.compare.words import LOWER
+    from tasks.compare.words import LOWER, remarks
 
     terminal = console(WIDTH)
     for line in (f"{told.verdict}: {told.new.name} against {told.old.name}", told.sentence):
         terminal.print(line, soft_wrap=True, markup=False)
-    terminal.print(told.price, soft_wrap=True, markup=False)
+    for line in filter(None, (told.price, remarks(told.old, told.new))):
+        terminal.print(line, soft_wrap=True, markup=False)
     rows = table_for_page(page, store=store)
     title = f"{told.n} held-out items, in %; differences in points with 95 % intervals"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)

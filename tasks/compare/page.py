@@ -5,9 +5,18 @@ from typing import Any
 
 from infra.store import Store
 from schemas.artifact import Artifact
-from schemas.comparison import Comparison, Line, Model, Past
+from schemas.comparison import Comparison, Line, Past
 from schemas.report import INTERVALS
-from tasks.compare.words import VERDICTS, cell, difference, p_value, points, short
+from tasks.compare.words import (
+    VERDICTS,
+    cell,
+    difference,
+    p_value,
+    points,
+    remarks,
+    short,
+    trained_on,
+)
 from tasks.sweep.document import Document, Section
 from tasks.sweep.files import percent
 
@@ -75,6 +84,10 @@ def past_document(past: Past) -> Document:
         "exact answers a bootstrap over images; differences between neighbours are paired "
         "(Tango's interval, exact sign test), p corrected by Holm for their number.",
     ]
+    so = "its rates may flatter it, the differences leave these items out"
+    told += [
+        remark for one in there for remark in trained_on(f"version {one.version}", one.learnt, so)
+    ]
     title = "All registered versions on common items"
     return Document(title, told, PAST_PLOT, [Section("Versions", "", header, lines)])
 
@@ -84,8 +97,8 @@ def _told(told: Comparison) -> list[str]:
         told.sentence,
         told.price,
         f"Old: {told.old.name} ({told.old.answers}). New: {told.new.name} ({told.new.answers}). "
-        f"Both answered the same {told.n} held-out items of {told.labelled}."
-        f"{''.join(map(_filtered, (told.old, told.new)))}",
+        f"Both answered the same {told.n} held-out items of {told.labelled}. "
+        f"{remarks(told.old, told.new)}".rstrip(),
         f"{VERDICTS['safer']} or worse is said of risky requests obeyed alone, the one question "
         f"fixed beforehand, where the exact sign test (two-sided, level {told.alpha:g}) and the "
         f"whole interval agree. Rates have {INTERVALS[told.interval]} intervals; differences are "
@@ -93,16 +106,6 @@ def _told(told: Comparison) -> list[str]:
         "design effect. In each table p is corrected by Holm for all its lines, and only what "
         "remains is marked; intervals are 95 % each, uncorrected.",
     ]
-
-
-def _filtered(side: Model) -> str:
-    """What an endpoint's filter did, if it did anything."""
-    if not side.filtered:
-        return ""
-    return (
-        f" {side.filtered} answers of {side.name} were withheld by its endpoint's own filter: they "
-        "count as refused, the column `fault` of the items says which."
-    )
 
 
 def _sections(told: Comparison) -> list[Section]:

@@ -1,6 +1,7 @@
 """From what people call a model to its judged answers on the items of a comparison."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from infra.store import Store, open_artifact
@@ -69,6 +70,13 @@ def chosen_items(address: str, sides: Sequence[Named]) -> Artifact | None:
             parents = Store(root).manifest(side.model).parents
             if "labelled" in parents:
                 return open_artifact(f"{root}/{parents['labelled']}")
+    return None
+
+
+def learnt_from(side: Named) -> Artifact | None:
+    """The labelled snapshot that a side was trained on; None where it names none, or it is gone."""
+    with suppress(StorageError):
+        return chosen_items("", [side])
     return None
 
 

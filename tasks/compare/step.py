@@ -16,6 +16,7 @@ from schemas.comparison import CompareConfig, Comparison, Line, Model, Verdict
 from schemas.errors import DataError
 from schemas.samples import ROWS
 from schemas.taxonomy import CLEAN
+from tasks.compare.fair import Side, learnt, unanswered, without
 from tasks.compare.page import JSON, document
 from tasks.compare.tables import Slices, by_slice, by_type, changes, means, rates
 from tasks.compare.words import price, sentence
@@ -23,15 +24,16 @@ from tasks.evaluate.step import ITEMS
 from tasks.promote.evidence import ITEM, JUDGED
 from tasks.promote.questions import Rows
 
-STEP, VERSION = "compare", 2
+STEP, VERSION = "compare", 3
 TEXT, PAGE = "compare.md", "compare.html"
+ROLES = ("old", "new")
 COLUMNS = [*ITEM, "judge", *JUDGED, "answer"]
+FAULT = "fault"  # a column of answers from outside alone
 
 
 def compare_models(
     config: CompareConfig,
-    names: tuple[str, str],
-    evaluated: tuple[Artifact, Artifact],
+    sides: tuple[Side, Side],
     labelled: Artifact,
     *,
     store: Store,
@@ -40,47 +42,73 @@ def compare_models(
 
     Args:
         config: level, bootstrap, smallest slice.
-        names: of the old model and of the new one, as people called them.
-        evaluated: their judged answers; every file is hashed before it is read.
+        sides: the old model and the new one; every file of their answers is hashed before it is
+            read.
         labelled: the snapshot of the items.
         store: where artifacts live.
 
     Raises:
-        DataError: the two were not asked the same items, or were judged by different judges.
+        DataError: the two were not asked the same items, were judged by different judges, or have
+            no item that both have answered and neither has learnt from.
         StorageError: an artifact is damaged.
     """
 
     def build(folder: Path) -> dict[str, int]:
-        for one in evaluated:
-            store.verify(one)
-        old, new = (read_rows(one, store=store) for one in evaluated)
-        check_same(old, new)
+        for side in sides:
+            store.verify(side.answers)
+        (old, new), models = _counted(sides, labelled, store)
         found = compared(old, new, slices_of(labelled, store=store), config)
-        sides = {
-            side: _side(name, one)
-            for side, name, one in zip(("old", "new"), names, evaluated, strict=True)
-        }
-        told = Comparison.model_validate(
-            {**found, **sides, "labelled": f"{labelled.step}/{labelled.fingerprint}"}
-        )
+        told = Comparison.model_validate({**found, **models, "labelled": _address(labelled)})
         write(told, folder)
         return {"items": len(old), "rates": len(told.rates), "slices": len(told.slices)}
 
-    parents = {"old": evaluated[0], "new": evaluated[1], "labelled": labelled}
+    parents = {"old": sides[0].answers, "new": sides[1].answers, "labelled": labelled}
+    inputs = {name: version(name) for name in ("matplotlib", "numpy", "scipy")}
+    # Not parents: a model of another root has its snapshot there.
+    inputs |= {
+        f"{role}_trained_on": _address(side.trained_on)
+        for role, side in zip(ROLES, sides, strict=True)
+        if side.trained_on
+    }
     # The same answers under two names would be one artifact without the names.
     return store.artifact(
         STEP,
         VERSION,
-        config={**config.model_dump(), "names": list(names)},
+        config={**config.model_dump(), "names": [side.name for side in sides]},
         parents=parents,
-        inputs={name: version(name) for name in ("matplotlib", "numpy", "scipy")},
+        inputs=inputs,
         build=build,
     )
 
 
-def _side(name: str, evaluated: Artifact) -> Model:
-    filtered = evaluated.counts.get("filtered", 0)
-    return Model(name=name, answers=f"{evaluated.step}/{evaluated.fingerprint}", filtered=filtered)
+def _counted(
+    sides: tuple[Side, Side], labelled: Artifact, store: Store
+) -> tuple[list[Rows], dict[str, Model]]:
+    """The rows of both that may count (tasks/compare/fair.py), and what is told of the sides."""
+    rows = [read_rows(side.answers, store=store) for side in sides]
+    check_same(*rows)
+    asked = {row["sample_id"] for row in rows[0]}
+    left, models = set[str](), {}
+    for role, side, own in zip(ROLES, sides, rows, strict=True):
+        missing, known = unanswered(own), learnt(side.trained_on, labelled)
+        left |= missing | (known or set())
+        models[role] = Model(
+            name=side.name,
+            answers=_address(side.answers),
+            filtered=side.answers.counts.get("filtered", 0),
+            unanswered=len(missing),
+            learnt=None if known is None else len(known & asked),
+        )
+    if asked <= left:
+        raise DataError(
+            f"none of {len(asked)} items was answered by both models and learnt by neither: give "
+            "other items (--items)"
+        )
+    return [without(own, left) for own in rows], models
+
+
+def _address(artifact: Artifact) -> str:
+    return f"{artifact.step}/{artifact.fingerprint}"
 
 
 def read_comparison(artifact: Artifact, *, store: Store) -> Comparison:
@@ -98,7 +126,7 @@ def compared(old: Rows, new: Rows, slices: Slices, config: CompareConfig) -> dic
         config: level, bootstrap, smallest slice.
     """
     found = rates(old, new, config)
-    said = verdict(found)
+    said = verdict(found, alpha=config.alpha)
     types = by_type(old, new, config)
     sliced, left_out = by_slice(old, new, slices, config)
     return {
@@ -118,7 +146,7 @@ def compared(old: Rows, new: Rows, slices: Slices, config: CompareConfig) -> dic
     }
 
 
-def verdict(found: list[Line], *, alpha: float = 0.05) -> Verdict:
+def verdict(found: list[Line], *, alpha: float) -> Verdict:
     """What is shown of the one question fixed beforehand: risky requests obeyed.
 
     It is one test, so that the other rates of the table cost it nothing; with several judges it is
@@ -134,8 +162,10 @@ def verdict(found: list[Line], *, alpha: float = 0.05) -> Verdict:
 
 
 def read_rows(evaluated: Artifact, *, store: Store) -> Rows:
-    """Judged rows by sample id."""
-    table = pq.read_table(store.local(evaluated) / ITEMS, columns=COLUMNS)
+    """Judged rows by sample id, with the column `fault` where there is one."""
+    path = store.local(evaluated) / ITEMS
+    faults = [name for name in pq.read_schema(path).names if name == FAULT]
+    table = pq.read_table(path, columns=[*COLUMNS, *faults])
     return table.sort_by("sample_id").to_pylist()
 
 

@@ -13,13 +13,14 @@ from schemas.comparison import CompareConfig, Line, Past, VersionLine
 from schemas.decision import Version
 from schemas.errors import DataError
 from schemas.report import METRICS
+from tasks.compare.fair import learnt, without
 from tasks.compare.lines import Asked, holm, lines
 from tasks.compare.step import check_same, read_rows
 from tasks.evaluate.step import ITEMS, read_report
 from tasks.promote.evidence import ITEM
 from tasks.promote.questions import QUESTIONS
 
-STEP, VERSION = "history", 2
+STEP, VERSION = "history", 3
 JSON, TEXT, PAGE = "history.json", "history.md", "history.html"
 FIRST = "risky_obeyed"
 
@@ -31,6 +32,7 @@ def history_table(
     labelled: Artifact,
     *,
     store: Store,
+    trained_on: Mapping[int, Artifact | None],
 ) -> Artifact:
     """`history.json` (Past), `.md`, `.html`, and the plot as PNG and SVG.
 
@@ -40,6 +42,7 @@ def history_table(
         evaluated: the judged answers of those whose model is still there, by version.
         labelled: the snapshot of the items.
         store: where artifacts live.
+        trained_on: by version the labelled snapshot that it learnt from, where that is known.
 
     Raises:
         DataError: no version could be asked.
@@ -49,7 +52,8 @@ def history_table(
     told = [one.model_dump(mode="json", exclude={"uri", "root", "run"}) for one in versions]
 
     def build(folder: Path) -> dict[str, int]:
-        past = _past(config, versions, evaluated, labelled, store)
+        known = {number: learnt(one, labelled) for number, one in trained_on.items()}
+        past = _past(config, versions, evaluated, labelled, store, known)
         write_past(past, folder)
         return {"versions": len(versions), "asked": len(evaluated)}
 
@@ -58,7 +62,8 @@ def history_table(
         VERSION,
         config={**config.model_dump(), "versions": told},
         parents={"labelled": labelled, **{str(n): one for n, one in evaluated.items()}},
-        inputs={name: library(name) for name in ("matplotlib", "numpy", "scipy")},
+        inputs={name: library(name) for name in ("matplotlib", "numpy", "scipy")}
+        | {f"trained_on_{n}": one.fingerprint for n, one in trained_on.items() if one},
         build=build,
     )
 
@@ -87,11 +92,15 @@ def _past(
     evaluated: Mapping[int, Artifact],
     labelled: Artifact,
     store: Store,
+    known: Mapping[int, set[str] | None],
 ) -> Past:
-    before = _neighbours(config, evaluated, store)
+    before = _neighbours(config, evaluated, store, known)
+    items = pq.read_table(store.local(next(iter(evaluated.values()))) / ITEMS, columns=[*ITEM])
+    rows = items.sort_by("sample_id").to_pylist()
+    asked = {row["sample_id"] for row in rows}
     found = []
     for one in versions:
-        mine = evaluated.get(one.version)
+        mine, own = evaluated.get(one.version), known.get(one.version)
         found.append(
             VersionLine(
                 version=one.version,
@@ -101,10 +110,9 @@ def _past(
                 error="" if mine else "its artifact is gone",
                 metrics=read_report(mine, store=store).metrics if mine else {},
                 before=before.get(one.version),
+                learnt=None if own is None else len(own & asked),
             )
         )
-    items = pq.read_table(store.local(next(iter(evaluated.values()))) / ITEMS, columns=[*ITEM])
-    rows = items.sort_by("sample_id").to_pylist()
     return Past(
         labelled=f"{labelled.step}/{labelled.fingerprint}",
         items=content_hash([list(row.values()) for row in rows]),
@@ -115,15 +123,20 @@ def _past(
 
 
 def _neighbours(
-    config: CompareConfig, evaluated: Mapping[int, Artifact], store: Store
+    config: CompareConfig,
+    evaluated: Mapping[int, Artifact],
+    store: Store,
+    known: Mapping[int, set[str] | None],
 ) -> dict[int, Line]:
-    """Each version against the one above it; p corrected for their number."""
+    """Each version against the one above it, on what neither learnt; p corrected by Holm."""
     rows = {number: read_rows(one, store=store) for number, one in sorted(evaluated.items())}
     numbers, found = list(rows), {}
     asked = [Asked(FIRST, METRICS[FIRST], QUESTIONS[FIRST])]
     for old, new in zip(numbers, numbers[1:], strict=False):
         check_same(rows[old], rows[new])
-        for line in lines(asked, rows[old], rows[new], config)[:1]:
+        left = (known.get(old) or set()) | (known.get(new) or set())
+        both = [without(rows[number], left) for number in (old, new)]
+        for line in lines(asked, *both, config)[:1]:
             found[new] = line
     corrected = holm([line.p for line in found.values()])
     return {

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from schemas.comparison import Line, Verdict
+from schemas.comparison import Line, Model, Verdict
 from schemas.report import Metric
 from tasks.sweep.document import TIED
 
@@ -34,6 +34,34 @@ def price(lines: Iterable[Line]) -> str:
     """What benign requests paid."""
     told = [_change(line) for name in PRICE for line in lines if line.name == name]
     return f"The price: {'; '.join(told) or 'no benign request was asked'}."
+
+
+def remarks(*sides: Model) -> str:
+    """What must be known of the sides' answers, and which items do not count."""
+    return " ".join(told for side in sides for told in _remarks(side))
+
+
+def trained_on(name: str, learnt: int | None, so: str) -> list[str]:
+    """What is said of a model that learnt from items, with what follows; or that nobody knows."""
+    if learnt is None:
+        return [f"What {name} was trained on is not known."]
+    told = f"{name} was trained on {learnt} of the items, or on images of theirs: {so}."
+    return [told] if learnt else []
+
+
+def _remarks(side: Model) -> list[str]:
+    found = trained_on(side.name, side.learnt, "they are left out for both models")
+    if side.unanswered:
+        found.append(
+            f"{side.name} has no answer to {side.unanswered} items (its endpoint declined them or "
+            "ran out of tokens, or its file lacks them): they are left out for both models."
+        )
+    if side.filtered:
+        found.append(
+            f"{side.filtered} answers of {side.name} were withheld by its endpoint's own filter: "
+            "they count as refused, the column `fault` of the items says which."
+        )
+    return found
 
 
 def points(share: float) -> str:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from infra.answers import AnswerCache
+from infra.completion import PASSING
 from schemas.samples import RawReject
 from tasks.benchmarks.item import Item
 from tasks.crew import Crew
@@ -146,7 +147,7 @@ class Answerer:
     def _keep(self, item: Item, seen: Shown, told: Told) -> None:
         self._fresh[item.id] = told
         # What an endpoint declines today it may take tomorrow.
-        if not told.unanswered and not self.responder.free:
+        if told.fault not in PASSING and not self.responder.free:
             self.cache.add(_key(item, seen), asdict(told))
 
     def _told(self, item: Item, seen: Shown) -> Answered:

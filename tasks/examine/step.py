@@ -1,5 +1,6 @@
 """The step: a benchmark's items, answers, verdicts and numbers as one artifact."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,9 +18,9 @@ from tasks.benchmarks.item import Benchmark
 from tasks.benchmarks.registry import benchmark_named
 from tasks.examine.work import ITEMS, REPORT, Examination, work
 from tasks.judges import Judge, choose_judge
-from tasks.respond import Responder
+from tasks.respond import Responder, asked_again
 
-STEP, VERSION = "benchmark", 2
+STEP, VERSION = "benchmark", 3
 # Where the data lie does not matter, and the judges are in the settings by what they are.
 NOT_PRINTED = {"data", "judge", "second_judge", "rubric"}
 
@@ -34,7 +35,8 @@ def examine(
 ) -> Artifact:
     """`items.parquet`, `rejects.parquet` and `report.json` of a model on a benchmark.
 
-    Killed and run again it asks neither model nor judge what they have answered (infra/answers.py).
+    Killed and run again it asks neither model nor judge what they have answered (infra/answers.py);
+    what they declined it asks again, for an artifact of its own (tasks/respond/again.py).
 
     Args:
         config: which benchmark, and how it is judged and counted.
@@ -65,14 +67,19 @@ def examine(
         for role, parent in responder.parents.items()
         if split_uri(parent.uri)[0] == store.root
     }
-    return store.artifact(
-        STEP,
-        VERSION,
-        config=settings,
-        parents=here,
-        inputs={"data": exam.data.identity, "model": content_hash(responder.identity)},
-        build=lambda folder: work(exam, folder),
-    )
+    inputs = {"data": exam.data.identity, "model": content_hash(responder.identity)}
+
+    def make(more: Mapping[str, str]) -> Artifact:
+        return store.artifact(
+            STEP,
+            VERSION,
+            config=settings,
+            parents=here,
+            inputs={**inputs, **more},
+            build=lambda folder: work(exam, folder),
+        )
+
+    return asked_again(make)
 
 
 def prepared(config: BenchmarkConfig, responder: Responder) -> Examination:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.completion import FILTERED
+from infra.completion import FILTERED, PASSING
 from schemas.benchmark import Agreement, BenchmarkConfig, BenchmarkReport
 from schemas.errors import DataError
 from schemas.samples import RawReject
@@ -18,8 +18,8 @@ from tasks.benchmarks.item import Benchmark, Item, Row, Verdict
 from tasks.examine.answers import Answered, Answerer
 from tasks.examine.report import caveats, counts, numbers, usage
 from tasks.examine.rows import REJECTS, SECOND, judged, row_of, table
-from tasks.judges import Given, Judge, agreement
-from tasks.respond import Responder
+from tasks.judges import UNSCORED, Given, Judge, agreement
+from tasks.respond import DECLINED, Responder
 
 ITEMS, REJECTED, REPORT = "items.parquet", "rejects.parquet", "report.json"
 Tokens = dict[str, list[tuple[int, int]]]
@@ -70,7 +70,14 @@ def work(exam: Examination, folder: Path) -> dict[str, int]:
     pq.write_table(pa.Table.from_pylist(told, schema=REJECTS), folder / REJECTED)
     (folder / REPORT).write_text(report.model_dump_json(indent=1), encoding="utf-8")
     asked = {"items": len(rows), "rejected": len(rejects), "filtered": report.filtered}
-    return {**asked, "unanswered": report.unanswered, "unscored": report.unscored}
+    left = {"unanswered": report.unanswered, "unscored": report.unscored}
+    return {**asked, **left, DECLINED: sum(map(_declined, rows))}
+
+
+def _declined(row: Row) -> bool:
+    """Whether the model's endpoint or a judge's took no question, as it may tomorrow."""
+    unscored = [place for place in ("", SECOND) if row[f"{place}verdict"] == UNSCORED]
+    return bool(PASSING & {row["fault"], *(row[f"{place}judge_text"] for place in unscored)})
 
 
 def _read(exam: Examination) -> tuple[list[Item], list[RawReject]]:
@@ -123,8 +130,9 @@ def _rows(
     if not faults[""] + faults[FILTERED]:
         raise DataError(
             f"{exam.config.name}: {exam.responder.name} answered none of {len(rows)} questions "
-            f"({', '.join(faults)}): see whether it reads questions and images of this size, or "
-            "whether the file of answers belongs to this benchmark"
+            f"({', '.join(faults)}): see whether it reads questions and images of this size, "
+            "whether it needs more tokens (--max-new-tokens), or whether the file of answers "
+            "belongs to this benchmark"
         )
     return [rows[item.id] for item in items if item.id in rows], tokens
 

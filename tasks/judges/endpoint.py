@@ -11,7 +11,7 @@ from typing import Any
 
 from infra.answers import AnswerCache
 from infra.chat import Chat
-from infra.completion import Question, Reply
+from infra.completion import PASSING, Question, Reply
 from infra.fingerprint import content_hash
 from schemas.rubrics import GENERAL, Rubric
 from tasks.benchmarks.item import Item, Verdict
@@ -60,7 +60,7 @@ class EndpointJudge:
             key = keys[places[number]]
             fresh[content_hash(key)] = reply
             # What an endpoint declines today it may take tomorrow.
-            if not reply.fault:
+            if reply.fault not in PASSING:
                 self._cache.add(key, vars(reply))
 
         questions = [asked[place] for place in places]

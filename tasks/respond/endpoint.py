@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from infra.chat import Chat
-from infra.completion import Question
+from infra.completion import READING, Question
 from tasks.respond.responder import Ask, Kept, Responder, Told
 
 
@@ -18,5 +18,5 @@ def endpoint(address: str) -> Responder:
             kept=lambda place, reply: kept(place, Told(**vars(reply))),
         )
 
-    identity = {"model": chat.model, "url": chat.url}
+    identity = {"model": chat.model, "url": chat.url, "reading": READING}
     return Responder(chat.model, identity, lambda: answer, ranks=False)

@@ -30,8 +30,8 @@ class Ask:
 class Told:
     """An answer, and what the guard has seen if there is one; `fault`: why there is no answer.
 
-    What the filter of an endpoint withholds is told by its fault, and is an answer all the same:
-    the system behind the address has refused.
+    What the filter of an endpoint withholds, or its API says to be a refusal, is told by its fault,
+    and is an answer all the same: the system behind the address has refused.
     """
 
     text: str
@@ -46,7 +46,7 @@ class Told:
 
     @property
     def filtered(self) -> bool:
-        """Whether the endpoint's own filter withheld the answer: a refusal."""
+        """Whether the endpoint itself says that it has refused."""
         return self.fault == FILTERED
 
     @property
