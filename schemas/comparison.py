@@ -163,11 +163,15 @@ class VersionLine(Frozen):
 
 
 class Past(Frozen):
-    """`history.json`: all registered versions over time, asked the same items."""
+    """`history.json`: all registered versions over time, asked the same items.
+
+    `judges` counts the items by how they were judged; the numbers are those of the first.
+    """
 
     format: int = 1
     labelled: str
     items: str
     n: int
+    judges: dict[str, int]
     interval: RateInterval = WILSON
     versions: tuple[VersionLine, ...]

@@ -315,7 +315,7 @@ RECORDS = {
     ],
     Mean: ["name", "what", "n", "old", "new", "difference", "low", "high", "method"],
     Change: ["kind", "old", "new", "n"],
-    Past: ["format", "labelled", "items", "n", "interval", "versions"],
+    Past: ["format", "labelled", "items", "n", "judges", "interval", "versions"],
     VersionLine: [
         "version", "aliases", "created", "model", "error", "metrics", "before", "learnt",
     ],

@@ -73,7 +73,7 @@ def past_document(past: Past) -> Document:
         if not version.metrics:
             lines.append([*head, version.error or "-", *["-"] * (len(COLUMNS) + 1)])
             continue
-        rates = [cell(version.metrics[key]) for key in COLUMNS.values()]
+        rates = [cell(version.metrics.get(key)) for key in COLUMNS.values()]
         before = version.before
         lines.append(
             [*head, *rates, *([difference(before), p_value(before.p_holm)] if before else "--")]
@@ -84,12 +84,23 @@ def past_document(past: Past) -> Document:
         "exact answers a bootstrap over images; differences between neighbours are paired "
         "(Tango's interval, exact sign test), p corrected by Holm for their number.",
     ]
+    told += _judges(past)
     so = "its rates may flatter it, the differences leave these items out"
     told += [
         remark for one in there for remark in trained_on(f"version {one.version}", one.learnt, so)
     ]
     title = "All registered versions on common items"
     return Document(title, told, PAST_PLOT, [Section("Versions", "", header, lines)])
+
+
+def _judges(past: Past) -> list[str]:
+    """Whose numbers a page of versions shows, where several have judged."""
+    first, *others = past.judges.items()
+    if not others:
+        return []
+    listed = " and ".join(f"{count} judged by {name}" for name, count in others)
+    return [f"The numbers are those of the {first[1]} items judged by {first[0]}; {listed} are not "
+            "among them."]  # fmt: skip
 
 
 def _told(told: Comparison) -> list[str]:

@@ -95,6 +95,7 @@ def _past(
     known: Mapping[int, set[str] | None],
 ) -> Past:
     before = _neighbours(config, evaluated, store, known)
+    reports = {one: read_report(artifact, store=store) for one, artifact in evaluated.items()}
     items = pq.read_table(store.local(next(iter(evaluated.values()))) / ITEMS, columns=[*ITEM])
     rows = items.sort_by("sample_id").to_pylist()
     asked = {row["sample_id"] for row in rows}
@@ -108,7 +109,7 @@ def _past(
                 created=one.created,
                 model=f"{one.step} {one.fingerprint[:10]}",
                 error="" if mine else "its artifact is gone",
-                metrics=read_report(mine, store=store).metrics if mine else {},
+                metrics=reports[one.version].metrics if mine else {},
                 before=before.get(one.version),
                 learnt=None if own is None else len(own & asked),
             )
@@ -117,6 +118,7 @@ def _past(
         labelled=f"{labelled.step}/{labelled.fingerprint}",
         items=content_hash([list(row.values()) for row in rows]),
         n=len(rows),
+        judges=next(iter(reports.values())).judges,
         interval=config.interval,
         versions=tuple(found),
     )
@@ -128,7 +130,10 @@ def _neighbours(
     store: Store,
     known: Mapping[int, set[str] | None],
 ) -> dict[int, Line]:
-    """Each version against the one above it, on what neither learnt; p corrected by Holm."""
+    """Each version against the one above it, on what neither learnt; p corrected by Holm.
+
+    Of several judges' numbers those of the one with most items.
+    """
     rows = {number: read_rows(one, store=store) for number, one in sorted(evaluated.items())}
     numbers, found = list(rows), {}
     asked = [Asked(FIRST, METRICS[FIRST], QUESTIONS[FIRST])]
@@ -136,8 +141,9 @@ def _neighbours(
         check_same(rows[old], rows[new])
         left = (known.get(old) or set()) | (known.get(new) or set())
         both = [without(rows[number], left) for number in (old, new)]
-        for line in lines(asked, *both, config)[:1]:
-            found[new] = line
+        by_judge = lines(asked, *both, config)
+        if by_judge:
+            found[new] = max(by_judge, key=lambda line: line.n)
     corrected = holm([line.p for line in found.values()])
     return {
         number: Line.model_validate({**dict(line), "p_holm": p, "mark": ""})

@@ -79,8 +79,10 @@ def p_value(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "<\u202f0.001"
 
 
-def cell(metric: Metric) -> str:
-    """A rate in % with its interval."""
+def cell(metric: Metric | None) -> str:
+    """A rate in % with its interval; a dash where there was nothing to count."""
+    if metric is None or not metric.n:
+        return "-"
     ends = f"[{100 * metric.low:.1f},{TIED}{100 * metric.high:.1f}]"
     return f"{100 * metric.value:.1f} {ends}"
 
