@@ -19,7 +19,7 @@ from tasks.examine.work import ITEMS, REPORT, Examination, work
 from tasks.judges import Judge, choose_judge
 from tasks.respond import Responder
 
-STEP, VERSION = "benchmark", 2
+STEP, VERSION = "benchmark", 3
 # Where the data lie does not matter, and the judges are in the settings by what they are.
 NOT_PRINTED = {"data", "judge", "second_judge", "rubric"}
 
