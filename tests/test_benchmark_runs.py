@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -116,6 +118,7 @@ def test_the_tiny_base_passes_through_every_benchmark(name, base, folders, store
     export_results(artifact, tmp_path / "out", store=store)
     logs = json.loads((tmp_path / "out" / "lmms-eval" / f"{name}.json").read_text())["logs"]
     assert [log["resps"] for log in logs] == [[[row["answer"]]] for row in rows]
+    assert [log["doc_id"] for log in logs] == list(range(ITEMS[name]))
     (table,) = (tmp_path / "out" / "vlmevalkit").iterdir()
     assert len(table.read_text().splitlines()) >= ITEMS[name] + 1
 
@@ -293,6 +296,88 @@ def test_made_answers_are_scored_and_their_results_give_the_same_score(folders, 
     ] * 3
 
 
+def moved(folders: Path, path: Path, place: int) -> Path:
+    """SEED-Bench's folder with the video at another place among the questions."""
+    shutil.copytree(folders / "seedbench", path / "seedbench")
+    file = path / "seedbench" / "SEED-Bench.json"
+    told = json.loads(file.read_text())
+    told["questions"].insert(place, told["questions"].pop())
+    file.write_text(json.dumps(told))
+    return path
+
+
+@pytest.mark.parametrize(("limit", "places"), [(None, [0, 2, 3]), (1, [3])])
+def test_lmms_evals_log_names_each_document_by_its_place_in_the_file(
+    limit, places, folders, store, tmp_path
+):
+    """A video, which is not asked, is the second question; a limit takes the one of id 103."""
+    answers = {name: f"answer to {name}" for name in ("101", "102", "103")}
+    told = given(tmp_path / "a.jsonl", answers)
+    data = moved(folders, tmp_path, 1)
+    artifact, _ = run("seedbench", told, data, store, rule="letter", limit=limit)
+    export_results(artifact, tmp_path / "out", store=store)
+    log = json.loads((tmp_path / "out" / "lmms-eval" / "seedbench.json").read_text())
+    asked = json.loads((data / "seedbench" / "SEED-Bench.json").read_text())["questions"]
+    assert [one["doc_id"] for one in log["logs"]] == places
+    for one in log["logs"]:
+        question = asked[one["doc_id"]]
+        assert one["resps"] == [[f"answer to {question['question_id']}"]]
+        assert one["target"] == question["answer"]
+    assert log["args"]["limit"] == limit
+
+
+def test_a_question_without_one_rotation_is_wrong_and_told(folders, store, tmp_path):
+    answers = {"7": "A", "1000007": "C", "2000007": "B", "8": "two"}
+    _, report = run("mmbench", given(tmp_path / "all.jsonl", answers), folders, store)
+    assert report.official["overall"] == 100.0
+    del answers["2000007"]
+    _, report = run("mmbench", given(tmp_path / "some.jsonl", answers), folders, store)
+    metric = report.measures["circular_accuracy"]
+    assert (report.official["overall"], metric.value, metric.n) == (50.0, 0.5, 2)
+    assert any("1 groups of items count as wrong" in caveat for caveat in report.caveats)
+
+
+def test_a_rotation_whose_picture_is_broken_makes_its_question_wrong(folders, store, tmp_path):
+    shutil.copytree(folders / "mmbench", tmp_path / "mmbench")
+    table = tmp_path / "mmbench" / "mmbench_dev.tsv"
+    rows = table.read_text().splitlines(keepends=True)
+    rows[3] = rows[3].replace("\t7\n", "\tno-index\n")
+    table.write_text("".join(rows))
+    answers = {"7": "A", "1000007": "C", "8": "two"}
+    _, report = run("mmbench", given(tmp_path / "a.jsonl", answers), tmp_path, store)
+    assert report.rejected == {"image_missing": 1} and report.unanswered == 0
+    assert report.official["overall"] == 50.0
+
+
+def test_mm_safetybench_has_no_official_rate_where_an_item_has_no_answer(folders, store, tmp_path):
+    names = [
+        f"{scenario}/{n}/{kind}"
+        for scenario in ("01-Illegal_Activitiy", "08-Political_Lobbying")
+        for n in range(2)
+        for kind in ("SD", "SD_TYPO", "TYPO")
+    ]
+    answers = dict.fromkeys(names, "I'm sorry")
+    _, report = run("mm-safetybench", given(tmp_path / "all.jsonl", answers), folders, store)
+    assert report.official["attack rate"] == 0.0
+    del answers[names[0]]
+    told = given(tmp_path / "some.jsonl", answers)
+    _, report = run("mm-safetybench", told, folders, store)
+    assert report.official == {} and report.measures["attack_success"].n == 11
+    assert any("no official number" in caveat for caveat in report.caveats)
+    _, report = run("mm-safetybench", told, folders, store, rule="vlmevalkit")
+    assert report.official["attack rate"] == 0.0
+
+
+def test_mm_safetybench_has_no_official_rate_where_a_picture_is_missing(folders, store, tmp_path):
+    shutil.copytree(folders / "mm-safetybench", tmp_path / "mm-safetybench")
+    next((tmp_path / "mm-safetybench" / "imgs").glob("*/SD/0.jpg")).unlink()
+    names = [{"text": "I'm sorry"}] * 12
+    (tmp_path / "a.json").write_text(json.dumps(names))
+    told = choose_responder(f"answers:{tmp_path / 'a.json'}", store=store, preset="tiny")
+    _, report = run("mm-safetybench", told, tmp_path, store)
+    assert (report.items, report.rejected, report.official) == (11, {"image_missing": 1}, {})
+
+
 def test_seedbenchs_result_lines_are_scored(folders, store, tmp_path):
     path = tmp_path / "results.json"
     rows = (("101", "A"), ("102", "A"), ("103", "C"), ("v4614", "D"))
@@ -302,6 +387,41 @@ def test_seedbenchs_result_lines_are_scored(folders, store, tmp_path):
     _, report = run("seedbench", told, folders, store)
     assert report.official["total"] == pytest.approx(200 / 3)
     assert report.rejected == {"video": 1}
+
+
+def test_seedbenchs_result_file_in_its_published_form_is_scored(store, tmp_path):
+    """Commas end all lines but the last; ids of videos begin with v. The letters are made."""
+    truths = ["ABCD"[int(sha256(f"truth {n}".encode()).hexdigest(), 16) % 4] for n in range(60)]
+    drawn = [int(sha256(f"said {n}".encode()).hexdigest(), 16) % 12 for n in range(60)]
+    said = ["ABCD"[d] if d < 4 else truth for d, truth in zip(drawn, truths, strict=True)]
+    names = [f"{1000 + 37 * n}" if n < 50 else f"v{n}" for n in range(60)]
+    lines_of = [
+        f'{{"question_id": "{name}", "prediction": "{word}", "gt_answer": "{truth}"}}'
+        for name, word, truth in zip(names, said, truths, strict=True)
+    ]
+    (tmp_path / "GPT-4V.json").write_text(",\n".join(lines_of))
+    questions = [
+        {
+            "question_id": name, "answer": truth, "question": f"what is in {name} ?",
+            **{f"choice_{letter}": f"{letter} {name}" for letter in "abcd"},
+            "question_type_id": 1 + n % 3 if n < 50 else 10, "data_id": "0.png",
+            "data_type": "image" if n < 50 else "video",
+        }
+        for n, (name, truth) in enumerate(zip(names, truths, strict=True))
+    ]  # fmt: skip
+    picture(tmp_path / "seedbench" / "SEED-Bench-image" / "0.png", 0)
+    types = {"Scene Understanding": 1, "Instance Identity": 2, "Instance Location": 3}
+    told = {"questions": questions, "question_type": types}
+    (tmp_path / "seedbench" / "SEED-Bench.json").write_text(json.dumps(told))
+
+    right = [n for n, line in enumerate(lines_of) if re.search(r'"(\w)", "gt_answer": "\1"', line)]
+    assert {n >= 50 for n in right} == {True, False} and len(right) < 60
+    parts = {name: range(kind - 1, 50, 3) for name, kind in types.items()} | {"total": range(50)}
+    expected = {name: 100 * len(set(right) & set(part)) / len(part) for name, part in parts.items()}
+    file = choose_responder(f"answers:{tmp_path / 'GPT-4V.json'}", store=store, preset="tiny")
+    _, report = run("seedbench", file, tmp_path, store)
+    assert report.official == pytest.approx(expected)
+    assert (report.items, report.rejected, report.unanswered) == (50, {"video": 10}, 0)
 
 
 def test_answers_without_ids_go_by_order(folders, store, tmp_path):

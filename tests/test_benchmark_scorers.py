@@ -15,11 +15,12 @@ from schemas.phrases import load_phrases
 from schemas.samples import RawReject
 from tasks.benchmarks import mm_safetybench, mmbench, mme, pope, rtvlm, seedbench, vlguard, xstest
 from tasks.benchmarks.data import Data
-from tasks.benchmarks.item import Benchmark, Item, Verdict
+from tasks.benchmarks.groups import whole_told
+from tasks.benchmarks.item import Benchmark, Item, LostItem, Verdict
 from tasks.benchmarks.letters import letter_of
 from tasks.benchmarks.registry import BENCHMARKS, benchmark_named
 from tasks.examine.pictures import Shown, shown
-from tasks.examine.report import numbers
+from tasks.examine.report import numbers, official
 from tasks.examine.rows import judged, row_of
 from tasks.examine.work import chosen
 from tasks.judges import Given, choose_judge
@@ -29,6 +30,7 @@ from tasks.respond.replay import read_results
 from tests.benchmark_folders import FOLDERS, ITEMS, PHRASES, encoded, lines
 
 CONFIG = BenchmarkConfig(name="x", data="x", bootstrap=50)
+DATA = Path(__file__).parent / "data"
 
 
 def folder(name: str, path: Path, **changes: Any) -> Data:
@@ -50,10 +52,10 @@ def exact(benchmark: Benchmark, items: list[Item], answers: list[str], rule="off
     decide = benchmark.decide
     assert decide is not None
     pairs = zip(items, answers, strict=True)
-    return [
+    return whole_told([
         judged(row_of(item, None, Told(text)), decide(item, text, rule), "exact")
         for item, text in pairs
-    ]
+    ])  # fmt: skip
 
 
 def verdicts(items: list[Item], *made: Verdict) -> list[dict[str, Any]]:
@@ -177,6 +179,53 @@ def test_popes_numbers_that_are_nothing_by_nothing_are_left_out(tmp_path: Path):
     assert "coco_pope_random precision" not in found and found["coco_pope_random recall"] == 0
 
 
+def test_lmms_evals_pope_has_0_for_nothing_by_nothing(tmp_path: Path):
+    items = [i for i in asked("pope", folder("pope", tmp_path / "p")) if "random" in i.id]
+    rows = exact(pope.BENCHMARK, items, ["no"] * 6, "lmms-eval")
+    names = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+    told = dict(zip(names, (0.5, 0.0, 0.0, 0.0, 0.5), strict=True))
+    found = pope.official(rows, "lmms-eval")
+    assert found == {f"coco_pope_random {name}": value for name, value in told.items()}
+    denied = [row for row in rows if row["target"] == "no"]  # nothing to recall either
+    assert pope.official(denied, "lmms-eval")["coco_pope_random recall"] == 0.0
+
+
+# What is said -> how the official script reads it.
+FORMS = {
+    "Yes": "yes",
+    "Yes, there is.": "yes",
+    "NO": "yes",  # in capitals it is no word of the script's
+    "Sure. No doubt": "yes",
+    "No": "no",
+    "no, there is none": "no",
+    "There is not one in the image.": "no",
+}
+
+
+def test_popes_published_questions_with_made_answers():
+    """A part of the authors' file; every form is said to questions of both labels."""
+    items = asked("pope", Data("pope", str(DATA / "pope"), ""))
+    path = DATA / "pope" / "coco_pope_random.json"
+    labels = [json.loads(line)["label"] for line in path.read_text().splitlines()]
+    said = [list(FORMS)[n % len(FORMS)] for n in range(len(items))]
+    pairs = [(FORMS[text], label) for text, label in zip(said, labels, strict=True)]
+    assert len(pairs) == 30 and len(set(zip(said, labels, strict=True))) == 2 * len(FORMS)
+    hits, alarms, misses, denials = (
+        sum(pair == one for pair in pairs)
+        for one in (("yes", "yes"), ("yes", "no"), ("no", "yes"), ("no", "no"))
+    )
+    precision, recall = hits / (hits + alarms), hits / (hits + misses)
+    expected = {
+        "accuracy": (hits + denials) / 30,
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / (precision + recall),
+        "yes_ratio": (hits + alarms) / 30,
+    }
+    found = pope.official(exact(pope.BENCHMARK, items, said), "official")
+    assert found == pytest.approx({f"coco_pope_random {k}": v for k, v in expected.items()})
+
+
 def test_popes_bad_lines_are_rejects(tmp_path: Path):
     data = folder("pope", tmp_path / "p")
     path = tmp_path / "p" / "coco_pope_random.json"
@@ -221,6 +270,16 @@ def test_mme_by_hand(tmp_path: Path):
     assert slices["task=existence"]["accuracy"].value == 0.75
 
 
+def test_mme_counts_an_image_without_one_answer_as_wrong(tmp_path: Path):
+    items = asked("mme", folder("mme", tmp_path / "m"))
+    rows = exact(mme.BENCHMARK, items, ["Yes", "No"] * 4)
+    rows = whole_told(rows[1:], lost={items[0].group})
+    found = mme.official(rows, "official")
+    assert (found["existence acc"], found["existence acc+"]) == (100.0, 50.0)
+    measures, _ = numbers(rows, mme.BENCHMARK, CONFIG)
+    assert (measures["accuracy_plus"].value, measures["accuracy_plus"].n) == (0.75, 4)
+
+
 def test_mmes_totals_are_over_all_tasks_or_none():
     items = [
         Item(f"{task}:{n}", "q", target="yes", group=task, slices={"task": task})
@@ -256,6 +315,7 @@ def test_seedbench_by_hand(tmp_path: Path):
     )
     rows = exact(seedbench.BENCHMARK, items, ["A", "B.", "C"], "letter")
     assert seedbench.official(rows, "letter")["total"] == pytest.approx(200 / 3)
+    # Its aggregation compares in small letters.
     rows = exact(seedbench.BENCHMARK, items, [" A", "B.", "c"], "lmms-eval")
     assert seedbench.official(rows, "lmms-eval")["total"] == 100.0
     assert json.loads(seedbench.results(rows)["results.json"].splitlines()[1]) == {
@@ -314,6 +374,34 @@ def test_mmbench_counts_a_question_whose_every_rotation_is_right(tmp_path: Path)
     assert mmbench.official(rows, "official")["overall"] == 100.0
     measures, _ = numbers(rows, mmbench.BENCHMARK, CONFIG)
     assert (measures["circular_accuracy"].n, measures["accuracy"].n) == (2, 4)
+
+
+def test_mmbench_counts_a_question_without_one_rotation_as_wrong(tmp_path: Path):
+    items = asked("mmbench", folder("mmbench", tmp_path / "m"))
+    rows = exact(mmbench.BENCHMARK, items, ["A", "C", "B", "two"])
+    silent = row_of(items[2], None, Told("", fault="http_400"))
+    assert [row["whole"] for row in whole_told([*rows[:2], silent, rows[3]])] == [False] * 3 + [
+        True
+    ]
+    without = whole_told([*rows[:2], rows[3]], lost={"7"})
+    found = mmbench.official(without, "official")
+    assert (found["overall"], found["colour"], found["count"]) == (50.0, 0.0, 100.0)
+    measures, slices = numbers(without, mmbench.BENCHMARK, CONFIG)
+    metric = measures["circular_accuracy"]
+    assert (metric.value, metric.n, measures["accuracy"].value) == (0.5, 2, 1.0)
+    assert slices["category=colour"]["circular_accuracy"].value == 0.0
+    # Without any answer a question is in no rate.
+    assert mmbench.official(whole_told(rows[3:], lost={"7"}), "official")["overall"] == 100.0
+
+
+def test_a_rotation_that_cannot_be_asked_is_told_with_its_question(tmp_path: Path):
+    data = folder("mmbench", tmp_path / "m")
+    table = tmp_path / "m" / "mmbench_dev.tsv"
+    first, second, *rest = table.read_text().splitlines(keepends=True)
+    broken = [line.replace("\t7\n", "\tgone\n") for line in rest[:1]]
+    table.write_text("".join([first, second, *broken, *rest[1:]]))
+    (lost,) = [one for one in BENCHMARKS["mmbench"].read(data) if isinstance(one, LostItem)]
+    assert (lost.reason, lost.group) == ("image_missing", "7")
 
 
 def test_mmbench_draws_where_no_letter_is_found_only_if_asked(tmp_path: Path):
@@ -414,8 +502,9 @@ def test_mm_safetybench_by_hand(tmp_path: Path):
     assert found["01-Illegal_Activitiy SD attack rate"] == 100.0
     assert found["SD mean of scenarios"] == 50.0
     rows = refused(items, *[False, None, True] * 2, *[True] * 6)
-    assert mm_safetybench.official(rows, "official") == {}  # all must be judged
-    assert mm_safetybench.official(rows, "vlmevalkit")["attack rate"] == pytest.approx(100 / 6)
+    assert official(rows, mm_safetybench.BENCHMARK, "official", missing=2) == {}
+    found = official(rows, mm_safetybench.BENCHMARK, "vlmevalkit", missing=2)
+    assert found["attack rate"] == pytest.approx(100 / 6)
 
 
 @pytest.mark.parametrize("name", ["figstep", "advbench"])
@@ -518,6 +607,8 @@ def test_pope_and_mme_in_parquet(tmp_path: Path):
         ("OCR/1.png:2", "no"),
     ]
     assert rejected("mme", data) == [("test-00000-of-00001.parquet:3", "bad_value")]
+    (lost,) = [one for one in BENCHMARKS["mme"].read(data) if isinstance(one, LostItem)]
+    assert lost.group == items[0].group == "OCR/1.png"
     rows_of = exact(mme.BENCHMARK, items, ["Yes", "No"])
     assert mme.official(rows_of, "official")["OCR"] == 200.0
     assert mme.results(rows_of)["OCR.txt"].startswith("1.png\tis it ?\tYes\tYes\n")
@@ -530,12 +621,17 @@ def test_mmbench_in_parquet(tmp_path: Path):
         {**shared, "index": 1_000_003, "A": "blue", "B": "red", "answer": "B", "L2-category": "-"},
         {**shared, "index": None, "A": "x", "B": "y", "answer": "A", "L2-category": "-"},
     ]
+    rows.append({**rows[1], "index": 2_000_003, "question": None})
     data = Data("mmbench", str(packed(tmp_path / "m", rows)), "")
     items = asked("mmbench", data)
     assert [(i.id, i.group, i.target, dict(i.options)) for i in items] == [
         ("3", "3", "A", {"A": "red", "B": "blue"}),
         ("1000003", "3", "B", {"A": "blue", "B": "red"}),
     ]
-    assert rejected("mmbench", data) == [("test-00000-of-00001.parquet:3", "missing_key")]
+    lost = [one for one in BENCHMARKS["mmbench"].read(data) if isinstance(one, LostItem)]
+    assert [(one.source_key, one.reason, one.group) for one in lost] == [
+        ("test-00000-of-00001.parquet:3", "missing_key", ""),
+        ("test-00000-of-00001.parquet:4", "missing_key", "3"),
+    ]
     found = mmbench.official(exact(mmbench.BENCHMARK, items, ["A", "B"]), "official")
     assert found["overall"] == found["seeing"] == 100.0

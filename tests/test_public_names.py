@@ -602,7 +602,7 @@ def test_the_columns_of_a_table_and_of_what_ingest_writes():
         "answer", "fault", "judge", "verdict", "right", "refused", "score", "phrase", "judge_text",
         "second_judge", "second_verdict", "second_refused", "second_score", "second_phrase",
         "second_judge_text", "flagged", "risk", "type_probabilities", "level_probabilities",
-        "option_losses", "facts",
+        "option_losses", "facts", "place", "whole",
     ]  # fmt: skip
     assert CLASHING.names == [
         "group_id", "sample_id", "source", "source_key", "risk_type", "risk_level", "detail",

@@ -1,12 +1,13 @@
 """Benchmarks as lmms-lab keeps them on Hugging Face: Parquet with a row per question."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
 from schemas.samples import RawReject
 from tasks.benchmarks.data import Data
-from tasks.benchmarks.item import Picture
+from tasks.benchmarks.item import LostItem, Picture
 from tasks.sources import parquet
 from tasks.sources.fields import BadValue, image_refs
 
@@ -14,10 +15,16 @@ PATTERN = "**/*.parquet"
 
 
 class HfRows:
-    """The rows of all Parquet files of a folder; an image that many rows have is held once."""
+    """The rows of all Parquet files of a folder; an image that many rows have is held once.
 
-    def __init__(self, data: Data) -> None:
+    Args:
+        data: the folder.
+        group: the group that a row belongs to, for rejects; by default it has none.
+    """
+
+    def __init__(self, data: Data, group: Callable[[dict[str, Any]], str] = lambda row: "") -> None:
         self.files = data.some(PATTERN)
+        self._group = group
         self._held: dict[str, bytes] = {}
 
     def rows(self, *needed: str) -> Iterator[tuple[str, dict[str, Any]] | RawReject]:
@@ -37,15 +44,16 @@ class HfRows:
     ) -> tuple[str, dict[str, Any]] | RawReject:
         if isinstance(row, str):
             return RawReject(key, "bad_row", row)
+        reject = partial(LostItem, key, group=self._group(row))
         missing = [name for name in (*needed, "image") if row.get(name) is None]
         if missing:
-            return RawReject(key, "missing_key", f"no {missing} among {sorted(row)}")
+            return reject("missing_key", f"no {missing} among {sorted(row)}")
         try:
             refs = image_refs(row["image"])
         except BadValue as error:
-            return RawReject(key, "bad_value", str(error))
+            return reject("bad_value", str(error))
         if len(refs) != 1 or refs[0].data is None:
-            return RawReject(key, "image_missing", "one image with its bytes was expected")
+            return reject("image_missing", "one image with its bytes was expected")
         data = refs[0].data
         held = self._held.setdefault(sha256(data).hexdigest(), data)
         return key, {**row, "image": Picture(data=held)}

@@ -29,7 +29,8 @@ class Item:
     is what is asked where the model does not write a letter but ranks the options' texts. Items of
     one `group` count together where the benchmark says so. `wants` is what a safe and useful model
     does: a refusal or an answer. `kind` chooses the judge's scale. Results are told by `slices`;
-    `facts` travel to the exports.
+    `facts` travel to the exports. `place` is that among all that the folder's files hold, rejects
+    included, from 0.
     """
 
     id: str
@@ -43,6 +44,14 @@ class Item:
     kind: str = "general"
     slices: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
+    place: int = 0
+
+
+@dataclass(frozen=True)
+class LostItem(RawReject):
+    """A reject whose group is known: other items of the group may be asked."""
+
+    group: str = ""
 
 
 Items = Iterator[Item | RawReject]
@@ -70,7 +79,7 @@ class Measure:
     """One number over rows: `of` gives a row's part in it, None where it has none.
 
     A `rate` has a Wilson interval, a `mean` a bootstrap over images; an `all` is a rate of groups,
-    each of which counts where all its rows do.
+    each of which counts where all its rows do and none is missing.
     """
 
     name: str
@@ -96,6 +105,7 @@ class Benchmark:
         shuffled_by: the rules by which a judge that compares an answer with the target sees the two
             in an order of the item's hash; by others the answer stands first.
         rules: the ways to count, the official one first, and what each does.
+        whole_by: the rules without a number where an item has no verdict.
         results: judged rows to the authors' own files of results, by name.
         longest: tokens of an answer.
         caveat: what keeps our numbers from being the published ones, whoever judges.
@@ -114,6 +124,7 @@ class Benchmark:
     ranked_by: tuple[str, ...] = ()
     shuffled_by: tuple[str, ...] = ()
     rules: Mapping[str, str] = field(default_factory=lambda: {"official": "as its authors count"})
+    whole_by: tuple[str, ...] = ()
     results: Callable[[Sequence[Row]], dict[str, str]] | None = None
     longest: int = 256
     licence: str = ""

@@ -8,8 +8,18 @@ from typing import Any
 
 from schemas.samples import RawRecord, RawReject
 from tasks.benchmarks.data import Data, records
+from tasks.benchmarks.groups import group_hits
 from tasks.benchmarks.hf import HfRows
-from tasks.benchmarks.item import Benchmark, Item, Items, Measure, Picture, Row, Verdict
+from tasks.benchmarks.item import (
+    Benchmark,
+    Item,
+    Items,
+    LostItem,
+    Measure,
+    Picture,
+    Row,
+    Verdict,
+)
 from tasks.benchmarks.letters import letter_of
 from tasks.benchmarks.refusals import PERCENT
 
@@ -26,7 +36,7 @@ LAYOUT = (
 
 def read(data: Data) -> Items:
     """The rows of the table; a row without an answer (the test split) has no target."""
-    packed = HfRows(data)
+    packed = HfRows(data, _group)
     if packed.files:
         for row in packed.rows("index", "question"):
             yield row if isinstance(row, RawReject) else _packed(*row)
@@ -48,7 +58,8 @@ def _item(record: RawRecord, pictures: dict[str, bytes]) -> Item | RawReject:
     index = _text(record.extra.get("index"))
     data = _picture(str(record.extra.get("image") or ""), index, pictures)
     if index.isdecimal() and data is None:
-        return RawReject(record.source_key, "image_missing", "image is no base64 and no index")
+        told = "image is no base64 and no index"
+        return LostItem(record.source_key, "image_missing", told, _group(record.extra))
     question = record.messages[0].text
     return _question(record.source_key, record.extra, question, Picture(data=data))
 
@@ -60,7 +71,7 @@ def _question(
     index = _text(cell("index"))
     options = {c: text for c in LETTERS if (text := _text(cell(c)))}
     if not index.isdecimal() or not options:
-        return RawReject(key, "missing_key", "index and options were expected")
+        return LostItem(key, "missing_key", "index and options were expected", _group(cells))
     hint = _text(cell("hint"))
     listed = "\n".join(f"{letter}. {text}" for letter, text in options.items())
     slices = {"category": _text(cell("category")), "l2": _text(_either(cell))}
@@ -70,10 +81,16 @@ def _question(
         images=(picture,),
         target=_text(cell("answer")).upper(),
         options=options,
-        group=str(int(index) % ROTATION),
+        group=_group(cells),
         slices={name: value for name, value in slices.items() if value},
         facts={"index": index, "question": question, "hint": hint, **options},
     )
+
+
+def _group(cells: Mapping[str, Any]) -> str:
+    """The index of the question that a row is a rotation of; empty for a row without an index."""
+    index = _text(cells.get("index"))
+    return str(int(index) % ROTATION) if index.isdecimal() else ""
 
 
 def _either(cell: Any) -> Any:
@@ -114,19 +131,19 @@ def decide(item: Item, answer: str, rule: str) -> Verdict:
 
 
 def official(rows: Sequence[Row], rule: str) -> dict[str, float]:
-    """Percent of questions of which every rotation is right, overall and by ability."""
+    """Percent of questions of which every rotation is right, overall and by ability.
+
+    A question of which a rotation has no answer is wrong; one without any answer is left out.
+    """
     told = [row for row in rows if row["right"] is not None]
-    groups: dict[str, list[Row]] = {}
-    for row in told:
-        groups.setdefault(row["group"], []).append(row)
-    if not groups:
+    hits = group_hits((row, row["right"]) for row in told)
+    if not hits:
         return {}
-    firsts = [group[0] for group in groups.values()]
-    hits = [all(row["right"] for row in group) for group in groups.values()]
-    found = {"overall": _percent(hits)}
+    firsts = {row["group"]: row["slices"] for row in reversed(told)}
+    found = {"overall": _percent(list(hits.values()))}
     for by in ("l2", "category"):
-        for value in sorted({row["slices"][by] for row in firsts if by in row["slices"]}):
-            own = [h for row, h in zip(firsts, hits, strict=True) if row["slices"].get(by) == value]
+        for value in sorted({slices[by] for slices in firsts.values() if by in slices}):
+            own = [hit for group, hit in hits.items() if firsts[group].get(by) == value]
             found[value] = _percent(own)
     unrotated = [bool(row["right"]) for row in told if row["item_id"] == row["group"]]
     return found | ({"vanilla": _percent(unrotated)} if unrotated else {})

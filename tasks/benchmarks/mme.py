@@ -2,15 +2,26 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from infra.places import Found, open_file
 from schemas.errors import DataError
 from schemas.samples import RawReject
 from tasks.benchmarks.data import Data
+from tasks.benchmarks.groups import group_hits
 from tasks.benchmarks.hf import HfRows
-from tasks.benchmarks.item import Benchmark, Item, Items, Measure, Picture, Row, Verdict
+from tasks.benchmarks.item import (
+    Benchmark,
+    Item,
+    Items,
+    LostItem,
+    Measure,
+    Picture,
+    Row,
+    Verdict,
+)
 
 PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark",
@@ -32,7 +43,7 @@ ENDINGS = (".jpg", ".png", ".jpeg")
 
 def read(data: Data) -> Items:
     """The questions of every task's folder."""
-    packed = HfRows(data)
+    packed = HfRows(data, lambda row: "/".join(_about(row)))
     if packed.files:
         yield from _packed(packed)
         return
@@ -55,15 +66,20 @@ def _packed(packed: HfRows) -> Items:
             yield row
             continue
         key, cells = row
-        # `question_id` is `task/image`, for both questions of an image.
-        about = (str(cells["category"]), str(cells["question_id"]).rpartition("/")[2])
+        about = _about(cells)
         group, truth = "/".join(about), str(cells["answer"])
         if truth.strip().lower() not in ("yes", "no"):
-            yield RawReject(key, "bad_value", f"answer {truth!r:.40} is neither yes nor no")
+            told = f"answer {truth!r:.40} is neither yes nor no"
+            yield LostItem(key, "bad_value", told, group)
             continue
         seen[group] += 1
         asked = (seen[group], str(cells["question"]), truth)
         yield _item(group, about, cells["image"], asked)
+
+
+def _about(cells: Mapping[str, Any]) -> tuple[str, str]:
+    """Task and image; `question_id` is `task/image`, for both questions of an image."""
+    return str(cells.get("category")), str(cells.get("question_id")).rpartition("/")[2]
 
 
 def _pictures(data: Data, task: str) -> list[Found]:
@@ -152,11 +168,10 @@ def _scores(rows: Sequence[Row], task: str) -> tuple[float, float] | None:
     own = [row for row in rows if row["slices"]["task"] == task]
     if not own:
         return None
-    groups: dict[str, list[bool]] = {}
-    for row in own:
-        groups.setdefault(row["group"], []).append(bool(row["right"]))
-    acc = sum(sum(group) for group in groups.values()) / len(own)
-    both = sum(all(group) and len(group) == TWO for group in groups.values()) / len(groups)
+    acc = sum(bool(row["right"]) for row in own) / len(own)
+    hits = group_hits((row, row["right"]) for row in own)
+    asked = Counter(row["group"] for row in own)
+    both = sum(hit and asked[group] == TWO for group, hit in hits.items()) / len(hits)
     return 100 * acc, 100 * both
 
 

@@ -82,7 +82,7 @@ def decide(item: Item, answer: str, rule: str) -> Verdict:
 
 
 def official(rows: Sequence[Row], rule: str) -> dict[str, float]:
-    """The five numbers of each file, and of all; what is 0 of 0 (an error there) is left out."""
+    """The five numbers of each file; 0 of 0 is 0 by lmms-eval, and otherwise left out."""
     found: dict[str, float] = {}
     for drawn in sorted({row["slices"]["drawn"] for row in rows}):
         own = [row for row in rows if row["slices"]["drawn"] == drawn]
@@ -105,7 +105,9 @@ def _five(rows: Sequence[Row], rule: str) -> dict[str, float]:
         "f1": (2 * hits, said + there),
         "yes_ratio": (yes, len(pairs)),
     }
-    return {name: part / whole for name, (part, whole) in shares.items() if whole}
+    # The authors' script stops at 0 of 0.
+    given = {name: pair for name, pair in shares.items() if pair[1] or rule == "lmms-eval"}
+    return {name: part / whole if whole else 0.0 for name, (part, whole) in given.items()}
 
 
 def results(rows: Sequence[Row]) -> dict[str, str]:

@@ -57,9 +57,10 @@ def _item(asked: Any, key: str, types: dict[str, str], images: str) -> Item | Ra
 
 
 def decide(item: Item, answer: str, rule: str) -> Verdict:
-    """Whether the prediction is the letter; lmms-eval takes the answer's first character for it.
+    """Whether the prediction is the letter.
 
-    By the official rule the prediction is the letter of the option whose text has the least loss.
+    lmms-eval takes the answer's first character for it, in either case. By the official rule it is
+    the letter of the option whose text has the least loss.
     """
     word = answer
     if rule == "lmms-eval":
@@ -99,7 +100,7 @@ BENCHMARK = Benchmark(
         "official": "the model ranks the texts of the options by its loss on them; the likeliest "
         "is its prediction (a model here; published predictions are taken as they are)",
         "letter": "the model writes the letter and nothing else, as in LLaVA's evaluation",
-        "lmms-eval": "the first character of the answer is the prediction",
+        "lmms-eval": "the first character of the answer is the prediction, in either case",
     },
     longest=16,
     licence="Apache-2.0",

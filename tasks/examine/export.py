@@ -33,8 +33,9 @@ def export_results(artifact: Artifact, out: Path, *, store: Store) -> None:
         raise ConfigError(f"--out {str(out)!r} exists already: give a new folder")
     rows, report = read_rows(artifact, store=store), read_report(artifact, store=store)
     name, model = report.benchmark, _plain(report.model)
+    limit = store.manifest(artifact).config["limit"]
     files = {
-        f"{LMMS_EVAL}/{name}.json": lmms_eval(rows, name, model),
+        f"{LMMS_EVAL}/{name}.json": lmms_eval(rows, name, model, limit),
         f"{VLMEVALKIT}/{model}_{name}.tsv": vlmevalkit(rows),
     }
     own = benchmark_named(name).results
@@ -56,13 +57,18 @@ def export_results(artifact: Artifact, out: Path, *, store: Store) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def lmms_eval(rows: Sequence[Row], name: str, model: str) -> str:
-    """A log that lmms-eval's `from_log` replays; doc_id is the item's place in the benchmark."""
+def lmms_eval(rows: Sequence[Row], name: str, model: str, limit: int | None) -> str:
+    """A log that lmms-eval's `from_log` replays.
+
+    doc_id is the item's place among all records of the files, also those that were not asked:
+    `from_log` stops at a document that is not in the log. It passes over a log with a limit: ours
+    are no first documents, but chosen by hash.
+    """
     logs = [
-        {"doc_id": place, "target": row["target"], "resps": [[row["answer"]]]}
-        for place, row in enumerate(rows)
+        {"doc_id": row["place"], "target": row["target"], "resps": [[row["answer"]]]}
+        for row in rows
     ]
-    told = {"model": model, "model_args": "", "limit": None}
+    told = {"model": model, "model_args": "", "limit": limit}
     return json.dumps({"args": told, "model_configs": {"task": name}, "logs": logs}, indent=1)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from infra.completion import FILTERED
 from schemas.benchmark import BenchmarkConfig, Usage
 from schemas.report import Metric
+from tasks.benchmarks.groups import group_hits
 from tasks.benchmarks.item import Benchmark, Measure, Row
 from tasks.evaluate.intervals import clustered, rate
 from tasks.judges import UNSCORED, Judge
@@ -28,6 +29,20 @@ AUTHORS = {
     "endpoint": "a judging model",
     "people": "people who read the answers",
 }
+
+
+def official(
+    rows: Sequence[Row], benchmark: Benchmark, rule: str, *, missing: int
+) -> dict[str, float]:
+    """The authors' numbers over the answered rows; none by a rule that wants a verdict on all.
+
+    Args:
+        rows: the answered rows.
+        benchmark: whose numbers.
+        rule: how to count.
+        missing: items without an answer or a verdict.
+    """
+    return {} if missing and rule in benchmark.whole_by else benchmark.official(rows, rule)
 
 
 def numbers(
@@ -57,10 +72,7 @@ def _rate(parts: Sequence[tuple[Row, Any]], config: BenchmarkConfig) -> Metric:
 
 
 def _all(parts: Sequence[tuple[Row, Any]], config: BenchmarkConfig) -> Metric:
-    groups: dict[str, bool] = {}
-    for row, part in parts:
-        groups[row["group"]] = groups.get(row["group"], True) and bool(part)
-    return rate(np.array(list(groups.values()), dtype=bool), config.interval)
+    return rate(np.array(list(group_hits(parts).values()), dtype=bool), config.interval)
 
 
 def _mean(parts: Sequence[tuple[Row, Any]], config: BenchmarkConfig) -> Metric:
@@ -124,6 +136,28 @@ def caveats(
     found += [f"{count} items could not be asked: {why}" for why, count in rejected.items()]
     found += [f"{count} items are {LEFT[what]}" for what, count in left.items() if count]
     return tuple(filter(None, found))
+
+
+def gaps(rows: Sequence[Row], benchmark: Benchmark, rule: str, *, missing: int) -> tuple[str, ...]:
+    """What missing items have done to the numbers, in words; arguments as of `official`."""
+    found = []
+    if missing and rule in benchmark.whole_by:
+        found.append(
+            f"no official number: by rule {rule} every item must be answered and judged, and "
+            f"{missing} are not; ask these again, or choose another rule"
+        )
+    together = [one for one in benchmark.measures if one.kind == "all"]
+    broken = {
+        row["group"]
+        for row in rows
+        if not row["whole"] and any(one.of(row) is not None for one in together)
+    }
+    if broken:
+        found.append(
+            f"{len(broken)} groups of items count as wrong, since some of their items have no "
+            "answer"
+        )
+    return tuple(found)
 
 
 def counts(rows: Sequence[Row]) -> dict[str, int]:

@@ -43,6 +43,8 @@ ROWS = pa.schema(
         ("level_probabilities", NUMBERS),
         ("option_losses", NUMBERS),
         ("facts", TEXTS),
+        ("place", pa.int64()),
+        ("whole", pa.bool_()),
     ]
 )
 REJECTS = pa.schema([("key", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
@@ -68,6 +70,7 @@ def row_of(item: Item, image_id: str | None, told: Told) -> dict[str, Any]:
         "level_probabilities": told.levels,
         "option_losses": told.losses,
         "facts": dict(item.facts),
+        "place": item.place,
     }
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from schemas.benchmark import Agreement, BenchmarkConfig, BenchmarkReport
 from schemas.errors import DataError
 from schemas.samples import RawReject
 from tasks.benchmarks.data import Data
-from tasks.benchmarks.item import Benchmark, Item, Row, Verdict
+from tasks.benchmarks.groups import whole_told
+from tasks.benchmarks.item import Benchmark, Item, LostItem, Row, Verdict
 from tasks.examine.answers import Answered, Answerer
-from tasks.examine.report import caveats, counts, numbers, usage
+from tasks.examine.report import caveats, counts, gaps, numbers, official, usage
 from tasks.examine.rows import REJECTS, SECOND, judged, row_of, table
 from tasks.judges import UNSCORED, Given, Judge, agreement
 from tasks.respond import DECLINED, Responder
@@ -83,7 +84,7 @@ def _declined(row: Row) -> bool:
 def _read(exam: Examination) -> tuple[list[Item], list[RawReject]]:
     found = list(exam.benchmark.read(exam.data))
     rejects = [one for one in found if isinstance(one, RawReject)]
-    items = [one for one in found if isinstance(one, Item)]
+    items = [replace(one, place=n) for n, one in enumerate(found) if isinstance(one, Item)]
     twice = [name for name, count in Counter(item.id for item in items).items() if count > 1]
     if twice:
         raise DataError(
@@ -134,7 +135,9 @@ def _rows(
             "whether it needs more tokens (--max-new-tokens), or whether the file of answers "
             "belongs to this benchmark"
         )
-    return [rows[item.id] for item in items if item.id in rows], tokens
+    lost = {item.group or item.id for item in items if item.id not in rows}
+    lost |= {one.group for one in rejects if isinstance(one, LostItem)}
+    return whole_told([rows[item.id] for item in items if item.id in rows], lost), tokens
 
 
 def _judge(
@@ -166,6 +169,8 @@ def _report(
     measures, slices = numbers(answered, benchmark, config)
     left = counts(rows)
     rejected = dict(sorted(Counter(one.reason for one in rejects).items()))
+    missing = len(rejects) + left["unanswered"] + left["unscored"]
+    told = caveats(benchmark, config, exam.judge, rejected=rejected, left=left)
     return BenchmarkReport(
         benchmark=config.name,
         rule=exam.rule,
@@ -176,10 +181,10 @@ def _report(
         filtered=left["filtered"],
         unanswered=left["unanswered"],
         unscored=left["unscored"],
-        official=benchmark.official(answered, exam.rule),
+        official=official(answered, benchmark, exam.rule, missing=missing),
         measures=measures,
         slices=slices,
-        caveats=caveats(benchmark, config, exam.judge, rejected=rejected, left=left),
+        caveats=(*told, *gaps(answered, benchmark, exam.rule, missing=missing)),
         answering=usage(tokens["model"], config, priced=False),
         judging=usage(tokens["judge"], config, priced=True),
         agreement=_agreement(exam.second, [row for row in rows if not row["fault"]]),
