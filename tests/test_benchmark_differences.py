@@ -14,7 +14,14 @@ GRADE = Measure("grade", lambda row: row["score"], "mean")
 
 
 def row(number: int, *, group: str = "", **facts) -> dict:
-    told = {"refused": None, "right": None, "score": None, "fault": "", "image_id": None}
+    told = {
+        "refused": None,
+        "right": None,
+        "score": None,
+        "fault": "",
+        "image_id": None,
+        "whole": True,
+    }
     return {"item_id": f"i{number}", "group": group or f"i{number}", **told, **facts}
 
 
@@ -50,6 +57,12 @@ def test_a_rate_of_groups_counts_a_group_where_all_its_items_do():
     )
     metric = differences(old, new, [WHOLE], **DRAWS)["acc_plus"]
     assert (metric.value, metric.n) == (pytest.approx(1 / 3), 3)
+
+
+def test_a_group_with_a_missing_row_counts_for_neither_model():
+    old = [row(n, group="g", right=True) for n in range(2)]
+    new = [{**one, "whole": False} for one in old[:1]]
+    assert differences(old, new, [WHOLE], **DRAWS)["acc_plus"].value == -1.0
 
 
 def test_questions_about_one_image_count_as_fewer():

@@ -43,13 +43,20 @@ def _difference(
     parts = [
         (row, first, second)
         for other, row in both
-        if (first := measure.of(other)) is not None and (second := measure.of(row)) is not None
+        if (first := _part(measure, other)) is not None
+        and (second := _part(measure, row)) is not None
     ]
     if not parts:
         return None
     if measure.kind == "mean":
         return _of_means(parts, draws, seed)
     return _of_rates(_whole_groups(parts) if measure.kind == "all" else parts)
+
+
+def _part(measure: Measure, row: Row) -> bool | float | None:
+    """A row's part in a measure; nothing of a group with a missing row is right."""
+    part = measure.of(row)
+    return part if part is None or measure.kind != "all" else bool(part) and row["whole"]
 
 
 def _whole_groups(parts: Sequence[tuple[Row, Any, Any]]) -> list[tuple[Row, bool, bool]]:
