@@ -508,7 +508,7 @@ def test_the_proof_of_the_gate_in_2000_tables():
     }
     found = np.mean([promoted(*models(rng, obeyed=(0.08, 0.02))) for _ in range(200)])
     again = {
-        budget: float(np.mean([any_wrong(rng, 30, budget=budget) for _ in range(100)]))
+        budget: float(np.mean([any_wrong(rng, 30, budget=budget) for _ in range(1000)]))
         for budget in (True, False)
     }
     by_heart = np.mean([promoted(*fitted(rng)) for _ in range(200)])
@@ -534,6 +534,6 @@ def test_the_proof_of_the_gate_in_2000_tables():
     # Each condition for itself, with what chance allows in 400 tables; strict, not shut.
     assert 0 < max(wrong.values()) <= binomtest(20, 400).proportion_ci().high, wrong
     assert found >= 0.8
-    assert again[True] <= binomtest(5, 100).proportion_ci().high < again[False]
+    assert again[True] <= binomtest(50, 1000).proportion_ci().high < again[False]
     assert by_heart <= binomtest(40, 200).proportion_ci().high
     assert max(lost[True]) < GATE.metrics["benign_exact"].budget < max(lost[False])
