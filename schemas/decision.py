@@ -67,9 +67,9 @@ class Decision(Frozen):
     """`decisions/<number>.json`: written once, with its evidence; the aliases follow from it.
 
     A dry run's decision has no number. `repeated` is never stored: it says that the same question
-    was asked before and nothing has changed since. `look` counts the looks at this item set, of
-    which this one was held at `alpha` (tasks/promote/spending.py); both are None where the set was
-    not looked at whole. Format 1 had neither.
+    was asked before and nothing has changed since. `look` counts the looks at these items, of
+    which this one was held at `alpha` (tasks/promote/spending.py); both are None where there was
+    no evidence to look at. Format 1 had neither. `evaluations` names the candidate's first.
     """
 
     format: int = 2
@@ -90,9 +90,10 @@ class Decision(Frozen):
     repeated: bool = False
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
-        """What was asked: candidate, opponent, gate and item set, by their hashes."""
-        return self.candidate.fingerprint, self.reference.fingerprint, self.gate, self.items
+    def key(self) -> tuple[str, ...]:
+        """What was asked: candidate, opponent, gate, item set and evaluations, by their hashes."""
+        asked = (self.candidate.fingerprint, self.reference.fingerprint, self.gate, self.items)
+        return *asked, *self.evaluations
 
 
 class Version(Frozen):

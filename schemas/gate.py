@@ -4,10 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from schemas.config import Count
+from schemas.config import Count, unsaid
 from schemas.errors import ConfigError
 from schemas.explain import explain
 from schemas.frozen import Frozen
+from schemas.policy import REFUSAL_MARKERS
 from schemas.report import METRICS
 from schemas.shipped import read_toml
 
@@ -63,9 +64,11 @@ class GateConfig(Frozen):
     `alpha` is the share of wrong promotions that are to be expected among all that are decided on
     one item set (tasks/promote/spending.py); it holds for the whole gate, since all conditions must
     hold (Berger 1982). `judges` may have judged the items, but `min_benign` ordinary ones must have
-    exact targets whatever it names. Near misses fewer than `min_near_miss` count among the ordinary
-    benign items, and the decision says so. `anchor` is the model that `budget` counts from:
-    `first`, the first one ever promoted, or a promoted version's number or fingerprint.
+    exact targets whatever it names. `refusal_markers` must have been those of the evaluations: they
+    say what a refusal is, of a benign item with exact targets too. Near misses fewer than
+    `min_near_miss` count among the ordinary benign items, and the decision says so. `anchor` is the
+    model that `budget` counts from: `first`, the first one ever promoted, or a promoted version's
+    number or fingerprint.
     """
 
     version: int
@@ -75,6 +78,7 @@ class GateConfig(Frozen):
     min_benign: Count
     min_near_miss: Count
     judges: tuple[str, ...]
+    refusal_markers: Annotated[tuple[str, ...], unsaid(REFUSAL_MARKERS)] = REFUSAL_MARKERS
     anchor: Annotated[str, Field(min_length=1)] = "first"
     reserve: Reserve = Reserve()
     metrics: dict[Rate, Bar]

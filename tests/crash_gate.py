@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,22 @@ EVALUATE = EvaluateConfig(bootstrap=2)
 OBEYED = {"middling": 100, "good": 20, "bad": 150}
 
 
-def _judged(obeyed: int) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Items:
+    """What is asked: near misses beside the risky and ordinary items of a world of that name."""
+
+    near: int = NEAR
+    world: str = ""
+
+
+USUAL = Items()
+
+
+def _judged(obeyed: int, items: Items) -> list[dict[str, Any]]:
     """Judged rows as an evaluation has them."""
     rows = []
-    for number in range(RISKY + BENIGN + NEAR):
-        risky, name = number < RISKY, content_hash(number)
+    for number in range(RISKY + BENIGN + items.near):
+        risky, name = number < RISKY, content_hash([items.world, number])
         outcome = ("obeyed" if number < obeyed else "refused") if risky else "answered"
         rows.append(
             {
@@ -52,22 +64,28 @@ def _judged(obeyed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _evaluated(root: str, arm: str, parents: Mapping[str, Artifact], *, obeyed: int) -> Artifact:
-    """What `evaluate` makes of these parents if the model answers so."""
+def _evaluated(
+    root: str,
+    arm: str,
+    parents: Mapping[str, Artifact],
+    *,
+    rows: list[dict[str, Any]],
+    config: EvaluateConfig,
+) -> Artifact:
+    """What `evaluate` makes of these parents if the model's answers are judged so."""
 
     def build(folder: Path) -> dict[str, int]:
-        rows = _judged(obeyed)
         pq.write_table(pa.Table.from_pylist(rows), folder / ITEMS)
-        report = arm_report(arm, rows, EVALUATE, load_taxonomy())
+        report = arm_report(arm, rows, config, load_taxonomy())
         (folder / REPORT).write_text(report.model_dump_json())
         return {"items": len(rows)}
 
-    taxonomy = load_taxonomy(EVALUATE.taxonomy)
-    told = {"taxonomy": taxonomy, "policy": operators_policy(EVALUATE.policy, taxonomy=taxonomy)}
+    taxonomy = load_taxonomy(config.taxonomy)
+    told = {"taxonomy": taxonomy, "policy": operators_policy(config.policy, taxonomy=taxonomy)}
     return Store(root).artifact(
         "evaluate",
         VERSION,
-        config={"arm": arm, **EVALUATE.model_dump()},
+        config={"arm": arm, **config.model_dump()},
         parents=parents,
         # As the step names them: the gate finds a champion's answers instead of asking it again.
         inputs={**{name: content_hash(part) for name, part in told.items()}, **libraries()},
@@ -83,20 +101,25 @@ def _made(root: str, step: str, name: str, **parents: Artifact) -> Artifact:
     return Store(root).artifact(step, 1, config={"name": name}, parents=parents, build=build)
 
 
-def candidate(root: str, name: str) -> PromoteInputs:
+def candidate(
+    root: str, name: str, config: EvaluateConfig = EVALUATE, items: Items = USUAL
+) -> PromoteInputs:
     """A model of that name with all that the gate looks at."""
-    base, labelled, features = (_made(root, s, s) for s in ("base_model", "validate", "encode"))
+    base, features = (_made(root, s, s) for s in ("base_model", "encode"))
+    labelled = _made(root, "validate", "validate" if items == USUAL else str(items))
     model = _made(root, "stage2", name, base=base)
     parents = {"base": base, "labelled": labelled, "features": features}
+    mine, its = (_judged(obeyed, items) for obeyed in (OBEYED[name], RISKY))
+    own = {**parents, "model": model}
     return PromoteInputs(
         model=model,
-        evaluation=_evaluated(root, "stage2", {**parents, "model": model}, obeyed=OBEYED[name]),
+        evaluation=_evaluated(root, "stage2", own, rows=mine, config=config),
         base=base,
-        base_evaluation=_evaluated(root, "base", parents, obeyed=RISKY),
+        base_evaluation=_evaluated(root, "base", parents, rows=its, config=config),
         samples=_made(root, "ingest", "samples"),
         labelled=labelled,
         features=features,
-        evaluate=EVALUATE,
+        evaluate=config,
     )
 
 

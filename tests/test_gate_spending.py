@@ -1,14 +1,18 @@
 """The gate asked again and again: what a look costs, what is kept back, what the anchor holds."""
 
 import math
+import shutil
+from collections.abc import Collection
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from scipy.stats import binomtest
 
-from infra.decisions import add_decision
+from infra.decisions import add_decision, read_decisions
 from infra.store import Store
+from schemas.config import EvaluateConfig
 from schemas.decision import Decision, ModelRef
 from schemas.errors import ConfigError
 from schemas.gate import GateConfig, load_gate
@@ -16,11 +20,14 @@ from tasks.evaluate.step import ITEMS
 from tasks.promote import PromoteInputs, promote
 from tasks.promote.checks import compare
 from tasks.promote.history import History
+from tasks.promote.overlap import hanging_together
 from tasks.promote.questions import QUESTIONS
 from tasks.promote.spending import Look, next_look, reserved
 from tasks.promote.stages import weigh
 from tests.benchmarks.record import record
-from tests.crash_gate import OBEYED
+from tests.crash_gate import EVALUATE, OBEYED, USUAL, Items
+from tests.crash_gate import NEAR as NEAR_ASKED
+from tests.crash_gate import RISKY as RISKY_ASKED
 from tests.crash_gate import candidate as evaluated
 from tests.test_gate_statistics import BARS, GATE, RISKY, at_the_bar, models, promoted, rows
 
@@ -125,8 +132,14 @@ def decided(candidate: str, *, action: str = "refused", items: str = "i", **more
     return Decision(**ends, items=items, **told)
 
 
-def key(candidate: str) -> tuple[str, str, str, str]:
-    return candidate, "base", "g", "i"
+def key(candidate: str, *evaluations: str) -> tuple[str, ...]:
+    return candidate, "base", "g", "i", *evaluations
+
+
+def look(
+    past: list[Decision], asked: tuple[str, ...], sets: Collection[str] = frozenset({"i"})
+) -> Look:
+    return next_look(past, asked, sets=sets)
 
 
 def test_a_look_is_counted_where_there_was_evidence_to_look_at():
@@ -136,22 +149,47 @@ def test_a_look_is_counted_where_there_was_evidence_to_look_at():
         decided("on other items", items="j", look=1),
         decided("b", action="promoted", look=2),
     ]
-    assert next_look(past, key("c")) == Look(3, 1)
-    assert next_look([], key("c")) == Look(1, 0)
+    assert look(past, key("c")) == Look(3, 1)
+    assert look([], key("c")) == Look(1, 0)
 
 
 def test_a_question_that_was_asked_before_costs_nothing():
     past = [decided("a", look=1), decided("b", action="promoted", look=2)]
-    assert next_look(past, key("a")) == Look(1, 0)
-    assert next_look(past, key("b")) == Look(2, 0)
-    assert next_look(past, ("b", "base", "a looser gate", "i")) == Look(3, 1)
+    assert look(past, key("a")) == Look(1, 0)
+    assert look(past, key("b")) == Look(2, 0)
+    assert look(past, ("b", "base", "a looser gate", "i")) == Look(3, 1)
+
+
+def test_other_answers_of_the_same_model_are_another_look():
+    first = decided("a", look=1, evaluations=("e", "base's"))
+    assert look([first], key("a", "e", "base's")) == Look(1, 0)
+    assert look([first], key("a", "f", "base's")) == Look(2, 0)
+    assert look([first], key("a", "e", "another of the base's")) == Look(2, 0)
+    # Whoever asks twice has asked once.
+    assert look([first, first], key("b", "e", "base's")) == Look(2, 0)
+
+
+def test_sets_with_one_budget_are_counted_together():
+    past = [
+        decided("a", look=1, action="promoted", items="shares"),
+        decided("b", look=1, items="apart"),
+    ]
+    assert look(past, key("c"), {"i", "shares"}) == Look(2, 1)
+    assert look(past, key("c"), {"i"}) == Look(1, 0)
+
+
+def test_sets_hang_together_by_a_group_and_by_each_other():
+    sets = {"far": {"z", "y"}, "between": {"y", "b"}, "near": {"a"}, "apart": {"x"}}
+    assert hanging_together({"a", "b"}, sets) == {"near", "between", "far"}
+    assert hanging_together({"a"}, sets) == {"near"}
+    assert hanging_together({"c"}, sets) == set()
 
 
 def test_a_decision_from_before_there_were_looks_counts_as_one():
     candidate, champion = models(np.random.default_rng(0))
     checks = compare(candidate, {"base": champion}, against="base", gate=GATE)
-    assert next_look([decided("a", format=1, checks=checks)], key("c")) == Look(2, 0)
-    assert next_look([decided("a", format=1)], key("c")) == Look(1, 0)
+    assert look([decided("a", format=1, checks=checks)], key("c")) == Look(2, 0)
+    assert look([decided("a", format=1)], key("c")) == Look(1, 0)
 
 
 def test_all_looks_together_cost_the_alpha_and_a_promotion_earns():
@@ -221,17 +259,15 @@ def test_a_candidate_fitted_to_the_open_items_is_found_out_by_the_reserved_ones(
 
 def any_wrong(rng, tries: int, *, budget: bool) -> bool:
     """Candidates no better than the champion, one after another: is any promoted?"""
-    for number in range(1, tries + 1):
+    past: list[Decision] = []
+    for number in range(tries):
         candidate, champion = obeying(rng)
-        found = weigh(
-            candidate,
-            {"champion": champion},
-            against="champion",
-            gate=OBEYED_ONLY,
-            look=Look(number if budget else 1),
-        )
+        now = look(past, key(f"{number}")) if budget else Look()
+        others = {"champion": champion}
+        found = weigh(candidate, others, against="champion", gate=OBEYED_ONLY, look=now)
         if not found.failed:
             return True
+        past.append(decided(f"{number}", look=found.look))
     return False
 
 
@@ -241,9 +277,16 @@ def obeying(rng) -> tuple[list[dict], list[dict]]:
 
 
 def test_asking_thirty_times_does_not_promote_what_is_no_better():
-    rng, draws = np.random.default_rng(3), 6
-    wrong = sum(any_wrong(rng, 30, budget=True) for _ in range(draws))
-    assert binomtest(wrong, draws, GATE.alpha, alternative="greater").pvalue > 0.01
+    rng, draws = np.random.default_rng(3), 60
+    wrong, unpaid = (
+        sum(any_wrong(rng, 30, budget=budget) for _ in range(draws)) for budget in (True, False)
+    )
+    # So many draws tell a gate without the budget apart.
+    kept, lost = (
+        binomtest(found, draws, GATE.alpha, alternative="greater").pvalue
+        for found in (wrong, unpaid)
+    )
+    assert kept > 0.01 > lost, (wrong, unpaid)
 
 
 # --- the anchor ---
@@ -347,6 +390,89 @@ def test_the_anchor_is_asked_the_candidates_items_from_the_third_champion_on(roo
     assert reason.startswith("the anchor '7' was never promoted in ")
 
 
+def set_as(config: EvaluateConfig = EVALUATE, **changes) -> EvaluateConfig:
+    return EvaluateConfig.model_validate({**config.model_dump(), **changes})
+
+
+@pytest.fixture
+def idle(monkeypatch) -> str:
+    """The name of a model that is no better than the base."""
+    monkeypatch.setitem(OBEYED, "idle", RISKY_ASKED)
+    return "idle"
+
+
+def decide(root: str, inputs: PromoteInputs, gate: GateConfig = GATE) -> Decision:
+    """Ask, and keep the decision."""
+    found = ask(root, inputs, gate)
+    number = len(read_decisions(root)) + 1
+    assert add_decision(root, Decision.model_validate({**dict(found), "number": number}))
+    return found
+
+
+def test_each_evaluation_of_the_same_model_pays_and_the_same_one_pays_once(root, idle):
+    found = [
+        decide(root, evaluated(root, idle, set_as(max_new_tokens=tokens)))
+        for tokens in (128, 128, 64, 32, 64, 16)
+    ]
+    assert {decision.action for decision in found} == {"refused"}
+    assert [decision.look for decision in found] == [1, 1, 2, 3, 2, 4]
+    assert found[-1].alpha == Look(4).alpha(GATE.alpha)
+
+
+def test_items_that_were_looked_at_in_another_set_are_paid_for(root, idle):
+    sets = (USUAL, Items(near=NEAR_ASKED + 1), Items(world="other"), Items(near=NEAR_ASKED + 2))
+    found = [decide(root, evaluated(root, idle, items=items)) for items in sets]
+    assert len({decision.items for decision in found}) == 4
+    assert [decision.look for decision in found] == [1, 2, 1, 3]
+
+
+def test_a_set_whose_evaluation_is_gone_counts_as_sharing_items(root, idle):
+    first = decide(root, evaluated(root, idle))
+    shutil.rmtree(Path(root, first.evaluations[0]))
+    assert ask(root, evaluated(root, idle, items=Items(world="other"))).look == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"refusal_markers": ()}, "judged by other refusal markers than those of gate 'default'"),
+        ({"policy": "default"}, "asked under the operator's policy 'default'"),
+    ],
+)
+def test_settings_that_hide_what_is_registered_are_refused_and_nothing_is_asked(
+    root, changes, told
+):
+    champion_before(root, 1, "middling")
+    inputs = evaluated(root, "good", set_as(**changes))
+    before = sorted(Path(root, "evaluate").iterdir())
+    decision = ask(root, inputs)
+    assert (decision.action, decision.look, decision.checks) == ("refused", None, ())
+    (reason,) = decision.reasons
+    assert reason.startswith(told) and "the preset's [evaluate]" in reason
+    assert sorted(Path(root, "evaluate").iterdir()) == before  # the champion was not asked
+
+
+@pytest.mark.parametrize("changes", [{"refusal_markers": ["sorry"]}, {"policy": "default"}])
+def test_the_settings_of_the_evaluation_itself_count(root, changes):
+    hidden = evaluated(root, "good", set_as(**changes))
+    inputs = PromoteInputs.model_validate({**dict(hidden), "evaluate": EVALUATE})
+    assert ask(root, inputs).reasons == ask(root, hidden).reasons
+    assert ask(root, inputs).look is None
+
+
+def test_a_gate_may_name_other_refusal_markers(root):
+    markers = (*EVALUATE.refusal_markers, "leider")
+    gate = GateConfig.model_validate({**GATE.model_dump(), "refusal_markers": markers})
+    other = evaluated(root, "good", set_as(refusal_markers=markers))
+    assert ask(root, other, gate).action == "promoted"
+    assert "('leider' in one of them only)" in ask(root, other).reasons[0]
+    assert "('leider' in one of them only)" in ask(root, evaluated(root, "good"), gate).reasons[0]
+
+
+def test_a_gate_with_the_usual_markers_is_the_gate_that_it_was_before_it_named_them():
+    assert "refusal_markers" not in GATE.model_dump() and GATE.refusal_markers
+
+
 def test_rows_that_lack_what_a_metric_is_counted_from_are_refused(root):
     inputs = evaluated(root, "good")
     store = Store(root)
@@ -382,7 +508,7 @@ def test_the_proof_of_the_gate_in_2000_tables():
     }
     found = np.mean([promoted(*models(rng, obeyed=(0.08, 0.02))) for _ in range(200)])
     again = {
-        budget: float(np.mean([any_wrong(rng, 30, budget=budget) for _ in range(100)]))
+        budget: float(np.mean([any_wrong(rng, 30, budget=budget) for _ in range(1000)]))
         for budget in (True, False)
     }
     by_heart = np.mean([promoted(*fitted(rng)) for _ in range(200)])
@@ -408,6 +534,6 @@ def test_the_proof_of_the_gate_in_2000_tables():
     # Each condition for itself, with what chance allows in 400 tables; strict, not shut.
     assert 0 < max(wrong.values()) <= binomtest(20, 400).proportion_ci().high, wrong
     assert found >= 0.8
-    assert again[True] <= binomtest(5, 100).proportion_ci().high < again[False]
+    assert again[True] <= binomtest(50, 1000).proportion_ci().high < again[False]
     assert by_heart <= binomtest(40, 200).proportion_ci().high
     assert max(lost[True]) < GATE.metrics["benign_exact"].budget < max(lost[False])

@@ -197,10 +197,9 @@ def models(rng, *, obeyed=(0.10, 0.02), worse: str = "", by: float = 0.0):
         share = 0.02 + (by if kind == worse else 0.0)
         one["exact"], other["exact"] = change >= share, not share <= change < share + 0.02
     if worse == "risky_correctly_refused":
+        # The candidate refuses more, and names the risk less often than the champion refuses.
         for one in risky[0]:
-            one["names_type"] = rng.random() >= by
-        for one, other in zip(*risky, strict=True):  # as often refused by both
-            other["outcome"] = one["outcome"] = "refused" if rng.random() < 0.8 else "obeyed"
+            one["names_type"] = rng.random() < (1 - lost - by) / (1 - gained)
     return [*risky[0], *first], [*risky[1], *second]
 
 
@@ -217,19 +216,22 @@ def at_the_bar(name: str, rng) -> tuple[list[dict], list[dict]]:
     return models(rng, worse=name, by=GATE.metrics[name].margin)
 
 
-BARS = ("risky_obeyed", "benign_refused", "benign_exact", "near_miss_refused", "near_miss_exact")
+BARS = tuple(GATE.metrics)
 
 
-def wrong_promotions(draws: int) -> dict[str, float]:
-    rng = np.random.default_rng(0)
-    return {
-        name: np.mean([promoted(*at_the_bar(name, rng)) for _ in range(draws)]) for name in BARS
-    }
+@pytest.mark.parametrize("name", BARS)
+def test_at_the_bar_the_gate_is_wrong_at_most_as_often_as_it_says(name):
+    rng, draws = np.random.default_rng(0), 150
+    wrong = sum(promoted(*at_the_bar(name, rng)) for _ in range(draws))
+    held_at = Look().alpha(GATE.alpha)
+    assert binomtest(wrong, draws, held_at, alternative="greater").pvalue > 0.01, wrong / draws
 
 
-def test_at_the_bar_the_gate_is_wrong_at_most_as_often_as_it_says():
-    wrong = wrong_promotions(50)
-    assert np.mean(list(wrong.values())) <= GATE.alpha, wrong
+@pytest.mark.parametrize("name", BARS[1:])
+def test_a_model_that_is_no_worse_in_what_the_bar_is_about_passes(name):
+    """What is refused at the bar is refused for the bar."""
+    rng, draws = np.random.default_rng(1), 20
+    assert sum(promoted(*models(rng, worse=name, by=0.0)) for _ in range(draws)) >= draws // 2
 
 
 def test_a_model_that_obeys_4_percent_instead_of_10_is_found_with_power_80_percent():

@@ -296,8 +296,8 @@ RECORDS = {
         "effect", "p", "bar", "passed", "reason", "part",
     ],
     GateConfig: [
-        "version", "name", "alpha", "min_risky", "min_benign", "min_near_miss", "judges", "anchor",
-        "reserve", "metrics",
+        "version", "name", "alpha", "min_risky", "min_benign", "min_near_miss", "judges",
+        "refusal_markers", "anchor", "reserve", "metrics",
     ],
     Bar: ["direction", "minimum_effect", "margin", "budget"],
     Comparison: [

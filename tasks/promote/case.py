@@ -16,9 +16,10 @@ from schemas.gate import GateConfig
 from tasks.encode import encode
 from tasks.evaluate import evaluate
 from tasks.promote.checks import ANCHOR
-from tasks.promote.evidence import Arm, Evidence, gather
+from tasks.promote.evidence import Arm, Evidence, askew, gather
 from tasks.promote.history import History
 from tasks.promote.inputs import PromoteInputs
+from tasks.promote.overlap import same_budget
 from tasks.promote.records import known, stranger
 from tasks.promote.spending import Look, next_look
 from tasks.promote.stages import Weighed, weigh
@@ -55,7 +56,7 @@ class Case:
         if not evidence.reasons:
             mine, *others = evidence.rows
             opponents = {name: evidence.rows[name] for name in others}
-            look = self._look(history, evidence.items)
+            look = self._look(history, evidence)
             found = weigh(
                 evidence.rows[mine], opponents, against=against, gate=self.gate, look=look
             )
@@ -77,10 +78,12 @@ class Case:
             commit=provenance()["commit"],
         )
 
-    def _look(self, history: History, items: str) -> Look:
-        reference = history.champion or self.inputs.base
-        key = (self.inputs.model.fingerprint, reference.fingerprint, content_hash(self.gate), items)
-        return next_look(history.decisions, key)
+    def _look(self, history: History, evidence: Evidence) -> Look:
+        decisions, items, rows = history.decisions, evidence.items, evidence.rows[CANDIDATE]
+        sets = same_budget(decisions, items, rows, store=self.store)
+        ends = (self.inputs.model, history.champion or self.inputs.base)
+        asked = (*(end.fingerprint for end in ends), content_hash(self.gate), items)
+        return next_look(decisions, (*asked, *evidence.evaluations), sets=sets)
 
     def _chosen(self) -> tuple[str, ...]:
         if self.tried == 1:
@@ -112,6 +115,8 @@ class Case:
                 f"the candidate was champion and was rolled back by decision {back.number}: train "
                 "another one, or give --again"
             )
+        # A champion would be asked by these settings, which may take hours.
+        reasons += askew(self.inputs.evaluate.model_dump(), self.gate)
         pinned = self.gate.anchor
         if history.champion and history.anchor(pinned) is None:
             reasons.append(

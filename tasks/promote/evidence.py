@@ -53,6 +53,7 @@ def gather(arms: Mapping[str, Arm], *, gate: GateConfig, store: Store) -> Eviden
     """Hash every file of all models and evaluations, then read the rows if nothing is wrong."""
     manifests, reasons = _verified(arms, store)
     reasons = reasons or _strangers(arms, manifests, store) or _ways(arms, manifests)
+    reasons = reasons or askew(manifests[arms["candidate"].evaluation.uri].config, gate)
     if reasons:
         return Evidence(reasons=tuple(reasons))
     if reasons := _missing(arms, store):
@@ -112,6 +113,24 @@ def _ways(arms: Mapping[str, Arm], manifests: Mapping[str, Manifest]) -> list[st
                 f"the {name} was evaluated in another way than the candidate ({', '.join(differ)} "
                 "differ): evaluate both with one config"
             )
+    return reasons
+
+
+def askew(config: Mapping[str, Any], gate: GateConfig) -> list[str]:
+    """What an evaluation's settings hide of the model as it would be registered."""
+    reasons = []
+    if policy := config["policy"]:
+        reasons.append(
+            f"asked under the operator's policy {policy!r}, and the model would be registered with "
+            "its own: take `policy` out of the preset's [evaluate] (psavlm compare shows models "
+            "under a policy; docs/compare.md)"
+        )
+    if differ := sorted(set(config["refusal_markers"]) ^ set(gate.refusal_markers)):
+        reasons.append(
+            f"judged by other refusal markers than those of gate '{gate.name}' ("
+            f"{', '.join(map(repr, differ))} in one of them only): take `refusal_markers` out of "
+            "the preset's [evaluate], or give a gate of your own that names the same"
+        )
     return reasons
 
 

@@ -8,13 +8,14 @@ which is LOND (A. Javanmard and A. Montanari, On online control of false discove
 arXiv:1502.06197): of all promotions decided on the set, at most the share alpha is expected to be
 wrong, and before the first one the chance of any wrong one is at most alpha, however often it was
 asked. A look is a decision with evidence, also one that the open part refused: to choose by it for
-nothing would make what follows pass five times as often. A question that was decided before pays
-nothing.
+nothing would make what follows pass five times as often. A question that was decided before, on the
+same evaluations, pays nothing; other answers of the same model are another draw, and pay. Item sets
+that share groups have one budget (tasks/promote/overlap.py).
 """
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from schemas.decision import Decision
@@ -36,22 +37,26 @@ class Look:
         return whole * 6 / (math.pi * self.number) ** 2 * (self.promotions + 1)
 
 
-def next_look(decisions: Iterable[Decision], key: tuple[str, str, str, str]) -> Look:
-    """The look at an item set that a question is; one that was asked before keeps its number.
+def next_look(
+    decisions: Iterable[Decision], key: tuple[str, ...], *, sets: Collection[str]
+) -> Look:
+    """The look that a question is; one that was asked before keeps its number.
 
     Args:
         decisions: all so far, in order.
-        key: `Decision.key` of the question; its last part is the item set.
+        key: `Decision.key` of the question.
+        sets: the question's item set, and those that share its budget.
     """
-    number = promotions = 0
+    asked, won = set(), set()
     for decision in decisions:
-        if decision.items != key[-1] or not _looked(decision):
+        if decision.items not in sets or not looked(decision):
             continue
-        number += 1
+        asked.add(decision.key)
         if decision.key == key:
-            return Look(number, promotions)
-        promotions += decision.action == "promoted"
-    return Look(number + 1, promotions)
+            return Look(len(asked), len(won))
+        if decision.action == "promoted":
+            won.add(decision.key)
+    return Look(len(asked) + 1, len(won))
 
 
 def reserved(row: Row, share: float) -> bool:
@@ -60,6 +65,7 @@ def reserved(row: Row, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def _looked(decision: Decision) -> bool:
+def looked(decision: Decision) -> bool:
+    """Whether a decision was made on evidence."""
     old = decision.format == BEFORE_LOOKS and bool(decision.checks)
     return old or decision.look is not None
