@@ -3,6 +3,7 @@
 Of `make prove`: a Ray cluster takes longer to start than all answers.
 """
 
+import contextlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -49,9 +50,13 @@ def base(tiny_root: str) -> Responder:
 
 
 def members() -> list[psutil.Process]:
-    """This process's own actors: the children of its raylet."""
-    own = psutil.Process().children(recursive=True)
-    return [one for one in own if "ray::Member" in " ".join(one.cmdline())]
+    """This process's own actors: the children of its raylet that have not ended."""
+    found = []
+    for one in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # or one that has ended and is a zombie
+            if "ray::Member" in " ".join(one.cmdline()):
+                found.append(one)
+    return found
 
 
 @pytest.mark.parametrize("name", ["mme", "seedbench", "xstest"])
