@@ -18,6 +18,7 @@ from flows.parameters import (
     checked_until,
     configured,
 )
+from flows.plan import refused
 from flows.process import note_process
 from flows.steps import as_task
 from flows.told import told
@@ -77,6 +78,8 @@ def full_pipeline(  # noqa: PLR0913 - a run's parameters are top-level scalars
     config = configured(asked)
     check_inputs(config)
     gate = load_gate(config.gate)
+    for why in refused(config) if promote and until in (None, "promote") else ():
+        warn(f"the gate will refuse this run: {why}")
     store = Store(root)
     warn(store.check())
     do = told(as_task, also=log)

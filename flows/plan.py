@@ -8,9 +8,11 @@ from flows.parameters import checked_until
 from infra.planning import PlanningStore
 from schemas.artifact import Artifact
 from schemas.config import BalanceConfig, EncodeConfig, PipelineConfig, TrainConfig
+from schemas.gate import load_gate
 from schemas.plan import Plan, PlannedPart, PlannedStep, PlannedTotals
 from tasks.encode import decision
 from tasks.plan import Cost, Expected, costs
+from tasks.promote import hiding
 
 
 def planned(
@@ -41,9 +43,15 @@ def planned(
         steps=steps,
         totals=_totals(steps[:stop]),
         gate=config.gate if asked else "",
+        refused=refused(config) if asked else (),
         problem="" if stop is None else f"{steps[stop].name}: {steps[stop].problem}",
         free_bytes=store.free_bytes(),
     )
+
+
+def refused(config: PipelineConfig) -> tuple[str, ...]:
+    """Why the gate will refuse a run of this config, whatever its numbers are."""
+    return tuple(hiding(config.evaluate.model_dump(), load_gate(config.gate)))
 
 
 class Look:

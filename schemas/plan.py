@@ -56,7 +56,8 @@ class PlannedTotals(Frozen):
 class Plan(Frozen):
     """A whole run.
 
-    `gate` decides on the model at the end, always anew; empty if none is asked. `problem` says
+    `gate` decides on the model at the end, always anew; empty if none is asked. `refused` says why
+    it will refuse, whatever the numbers are; empty if nothing is known to. `problem` says
     which step will stop the run, and why; empty if none is known to. `free_bytes` is the room on
     the root's disk, None for a bucket.
     """
@@ -66,5 +67,6 @@ class Plan(Frozen):
     steps: tuple[PlannedStep, ...]
     totals: PlannedTotals
     gate: str
+    refused: tuple[str, ...]
     problem: str
     free_bytes: int | None

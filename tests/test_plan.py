@@ -187,6 +187,15 @@ def test_the_benchmarks_of_a_preset_are_steps_after_the_arms(done, root, preset,
     assert until.steps[-2].uri == untrained.steps[-2].uri  # the base answers alike in both
 
 
+def test_what_the_gate_will_refuse_is_told_before_anything_runs(preset, tmp_path):
+    root, hides = str(tmp_path / "store"), '[evaluate]\npolicy = "default"\n'
+    told = plan(root, preset=own(preset, tmp_path, hides))
+    (why,) = told.refused
+    assert "operator's policy 'default'" in why
+    assert f"the gate will refuse it: {why}" in summary(told)
+    assert plan(root, preset=preset).refused == ()
+
+
 def test_two_steps_that_are_the_same_artifact_run_once(preset, tmp_path):
     same = own(preset, tmp_path, "[stage2_balance]\nwith_answers_only = false\n")
     told = steps(plan(str(tmp_path / "store"), preset=same))
@@ -344,7 +353,9 @@ def test_the_line_of_a_plan(root, preset):
     assert done.exit_code == 0, done.output
     (line,) = done.stdout.splitlines()
     told = json.loads(line)
-    assert list(told) == ["preset", "root", "steps", "totals", "gate", "problem", "free_bytes"]
+    assert list(told) == [
+        "preset", "root", "steps", "totals", "gate", "refused", "problem", "free_bytes",
+    ]  # fmt: skip
     assert list(told["steps"][0]) == [
         "name", "step", "uri", "reused", "rows", "rows_at_most", "clean_per_unsafe", "training",
         "seconds", "bytes", "measured", "cache", "problem",

@@ -320,7 +320,7 @@ RECORDS = {
         "version", "aliases", "created", "model", "error", "metrics", "before", "learnt",
     ],
     Version: ["version", "fingerprint", "uri", "step", "root", "run", "created", "aliases"],
-    Plan: ["preset", "root", "steps", "totals", "gate", "problem", "free_bytes"],
+    Plan: ["preset", "root", "steps", "totals", "gate", "refused", "problem", "free_bytes"],
     CacheDecision: ["cache", "why", "images", "bytes_per_image", "bytes", "room"],
     EncodeConfig: ["dtype", "batch", "precision", "cache", "cache_bytes", "cache_share"],
     Ratios: [

@@ -158,6 +158,7 @@ def summary(plan: "Plan") -> list[str]:
         lines.append(f"time and disk not known (never run here, or rows not counted yet): {names}")
     if plan.gate:
         lines.append(f"then the gate ({plan.gate}) decides on the model, always anew")
+        lines += [f"the gate will refuse it: {why}" for why in plan.refused]
     if plan.free_bytes is not None:
         lines.append(f"free on this disk: {size(plan.free_bytes)}")
         if plan.totals.bytes is not None and plan.totals.bytes > plan.free_bytes:

@@ -16,7 +16,7 @@ from schemas.gate import GateConfig
 from tasks.encode import encode
 from tasks.evaluate import evaluate
 from tasks.promote.checks import ANCHOR
-from tasks.promote.evidence import Arm, Evidence, askew, gather
+from tasks.promote.evidence import Arm, Evidence, gather, hiding
 from tasks.promote.history import History
 from tasks.promote.inputs import PromoteInputs
 from tasks.promote.overlap import same_budget
@@ -116,7 +116,7 @@ class Case:
                 "another one, or give --again"
             )
         # A champion would be asked by these settings, which may take hours.
-        reasons += askew(self.inputs.evaluate.model_dump(), self.gate)
+        reasons += hiding(self.inputs.evaluate.model_dump(), self.gate)
         pinned = self.gate.anchor
         if history.champion and history.anchor(pinned) is None:
             reasons.append(

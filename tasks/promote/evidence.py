@@ -53,7 +53,7 @@ def gather(arms: Mapping[str, Arm], *, gate: GateConfig, store: Store) -> Eviden
     """Hash every file of all models and evaluations, then read the rows if nothing is wrong."""
     manifests, reasons = _verified(arms, store)
     reasons = reasons or _strangers(arms, manifests, store) or _ways(arms, manifests)
-    reasons = reasons or askew(manifests[arms["candidate"].evaluation.uri].config, gate)
+    reasons = reasons or hiding(manifests[arms["candidate"].evaluation.uri].config, gate)
     if reasons:
         return Evidence(reasons=tuple(reasons))
     if reasons := _missing(arms, store):
@@ -116,7 +116,7 @@ def _ways(arms: Mapping[str, Arm], manifests: Mapping[str, Manifest]) -> list[st
     return reasons
 
 
-def askew(config: Mapping[str, Any], gate: GateConfig) -> list[str]:
+def hiding(config: Mapping[str, Any], gate: GateConfig) -> list[str]:
     """What an evaluation's settings hide of the model as it would be registered."""
     reasons = []
     if policy := config["policy"]:
