@@ -10,6 +10,7 @@ import shutil
 import signal
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -27,11 +28,13 @@ from model.steps import new_optimizer, seed_step
 from model.training_state import TrainingState, load_state, state_tensors
 from schemas.config import PartConfig, Stage, TrainConfig
 from schemas.errors import StoppedError, TrainingError
+from schemas.samples import ROWS
 from tasks.train.data import TrainingData
 from tasks.train.faults import culprits
 from tasks.train.fit import FINAL
 from tasks.train.job import CURVE, ORDER
 from tasks.train.loop import backward
+from tasks.train.publish import calibrate
 from tasks.train.rehearsal import rehearse
 from tasks.train.saving import STATE, WEIGHTS, read_checkpoint, write_checkpoint
 from tasks.train.seal import SEAL, damage
@@ -267,6 +270,35 @@ def test_a_cluster_that_is_joined_leaves_sigterm_what_it_was():
         assert signal.getsignal(signal.SIGTERM) is ours
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+# --- the guard's calibration ---
+
+
+@pytest.mark.parametrize(("micro", "most", "half"), [(3, 3, False), (None, 8, False), (3, 3, True)])
+def test_the_guard_is_calibrated_in_float32_by_no_more_items_than_its_part_trains(
+    micro, most, half, folder, tmp_path, monkeypatch
+):
+    changes = {"precision": "bf16"} if half else {}
+    concept = PartConfig(**{**dict(PART), "micro_batch": micro})
+    parts = {"concept": concept, "tokens": PartConfig(**{**dict(PART), "micro_batch": 1})}
+    worker = with_config(new_worker(folder, Stage.CONCEPTS), parts=parts, workers=1, **changes)
+    (tmp_path / "rows").mkdir()
+    rows = [{**row, "split": "calibration"} for row in CONTENT]
+    pq.write_table(pa.Table.from_pylist(rows, ROWS), tmp_path / "rows" / "part-0.parquet")
+    asked, own = [], worker.model.concept_logits
+
+    def logits(features, questions):
+        found = own(features, questions)
+        asked.append((len(questions), found[0].dtype))
+        return found
+
+    monkeypatch.setattr(worker.model, "concept_logits", logits)
+    policy = calibrate(worker, SimpleNamespace(local=lambda _: tmp_path))
+    sizes = [size for size, _ in asked]
+    assert max(sizes) == most and sum(sizes) == sum(bool(row["image_ids"]) for row in CONTENT)
+    assert {kind for _, kind in asked} == {torch.float32}
+    assert policy.calibrated_on
 
 
 # --- checkpoints ---
