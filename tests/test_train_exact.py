@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import signal
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AttentionInterface
 
 from infra import ray_cluster
 from infra.store import Store
 from model.losses import IGNORED, answer_sums, language_loss
+from model.packing import attend_by
 from model.precision import base_type, recompute
 from model.stages import freeze_for
 from model.steps import new_optimizer, seed_step
@@ -151,6 +154,50 @@ def test_recomputing_layers_or_what_is_cheap_in_them_changes_no_bit(folder, seco
     assert others["none"] < others["cheap"] == others["all"]
     again = {what: products[what] - products["none"] for what in products}
     assert again["cheap"] < 0.2 * again["all"]
+
+
+class Attend(torch.autograd.Function):
+    """Attention by an operation named as FlashAttention's, which sees but its own position."""
+
+    @staticmethod
+    def forward(ctx, query, key, value):
+        return torch.ops.flash_attn._flash_attn_forward(query, key, value)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, gradient, gradient
+
+
+@pytest.fixture
+def flash() -> Iterator[list[int]]:
+    """An attention named `near`, and the number of items in each of its calls."""
+    calls: list[int] = []
+
+    def near(query, key, value):
+        calls.append(len(query))
+        return query + key + value
+
+    def attend(module, query, key, value, mask, **_):
+        return Attend.apply(query, key, value).transpose(1, 2), None
+
+    with torch.library._scoped_library("flash_attn", "FRAGMENT") as library:
+        library.define("_flash_attn_forward(Tensor q, Tensor k, Tensor v) -> Tensor")
+        library.impl("_flash_attn_forward", near, "CPU")
+        AttentionInterface.register("near", attend)
+        yield calls
+
+
+@pytest.mark.parametrize(("what", "times"), [("none", 1), ("cheap", 1), ("all", 2)])
+def test_what_is_cheap_leaves_out_the_attention_of_the_flash_attention_package(
+    what, times, folder, flash
+):
+    worker = new_worker(folder, Stage.ALIGNMENT)
+    attend_by(worker.model.backbone, "near")
+    recompute(worker.model.backbone, what)
+    freeze_for(worker.model, Stage.ALIGNMENT, "lora")
+    worker.model.train()
+    learned(worker)
+    assert len(flash) == times * len(worker.model.backbone.vlm.model.language_model.layers)
 
 
 def test_half_precision_keeps_what_trains_in_full_and_stays_near_it(folder, second):
