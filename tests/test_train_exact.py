@@ -6,6 +6,7 @@ named; what a checkpoint holds and refuses. Workers and data are those of test_t
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -36,9 +37,11 @@ from tasks.train.data import TrainingData
 from tasks.train.faults import culprits
 from tasks.train.fit import FINAL
 from tasks.train.job import CURVE, ORDER
-from tasks.train.loop import backward
+from tasks.train.loop import _train_part, backward
+from tasks.train.losses import LOSSES
 from tasks.train.publish import calibrate
 from tasks.train.rehearsal import rehearse
+from tasks.train.repeat import choose_kernels
 from tasks.train.saving import STATE, WEIGHTS, read_checkpoint, write_checkpoint
 from tasks.train.seal import SEAL, damage
 from tasks.train.verdict import Verdict
@@ -221,6 +224,110 @@ def test_a_base_that_trains_itself_is_kept_in_full_precision():
     method = METHOD.model_copy(update={"stage2": "full"})
     config = TrainConfig(stage=Stage.ALIGNMENT, parts=parts, method=method, precision="bf16")
     assert base_type(config) is torch.float32
+
+
+# --- steps that repeat ---
+
+
+OPERATION = "max_unpooling2d_forward_out"  # without a kernel that repeats, also on the CPU
+
+
+def not_repeating() -> None:
+    pooled = torch.nn.functional.max_pool2d(torch.ones(1, 1, 4, 4), 2, return_indices=True)
+    torch.nn.functional.max_unpool2d(*pooled, 2)
+
+
+class Undone(torch.autograd.Function):
+    """The same number; on the way back it meets that operation."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        not_repeating()
+        return gradient
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """As in a worker of Ray Train; afterwards as it was."""
+    choose_kernels()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def through_part(worker: Worker, part: str, monkeypatch) -> list[dict]:
+    """All steps of a part by the loop itself, without Ray; its curve."""
+    monkeypatch.setattr("tasks.train.loop.report_checkpoint", lambda *_, **__: None)
+    assert not _train_part(worker, part, resumed=None)
+    return worker.losses
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_here_all_parts_train_strictly(stage, folder, deterministic, monkeypatch):
+    worker = new_worker(folder, stage)
+    for part in PARTS[stage]:
+        through_part(worker, part, monkeypatch)
+        assert worker.strict
+    assert worker.model.trains_with == {}
+    assert torch.is_deterministic_algorithms_warn_only_enabled()  # but in a step's passes
+
+
+@pytest.mark.filterwarnings("ignore:max_unpooling2d")
+@pytest.mark.parametrize("way", ["forward", "backward"])
+@pytest.mark.parametrize("since", [0, 4])
+def test_where_an_operation_cannot_repeat_it_is_named_once_and_the_part_goes_on(
+    since, way, folder, deterministic, monkeypatch, caplog, tmp_path
+):
+    """Before the first step, or at one whose batch has met it first; the step is done again."""
+    expected = through_part(new_worker(folder, Stage.ALIGNMENT), "lora", monkeypatch)
+    own, tried = LOSSES["lora"], []
+
+    def losses(worker, items, step, part):
+        tried.append(step)
+        for share in own(worker, items, step, part):
+            if step >= since and way == "forward":
+                not_repeating()
+            yield Undone.apply(share) if step >= since and way == "backward" else share
+
+    monkeypatch.setitem(LOSSES, "lora", losses)
+    worker = new_worker(folder, Stage.ALIGNMENT)
+    first = worker.data.longest(PART.steps, PART.global_batch, 0, 1)
+    assert since == 0 or first < since
+    caplog.clear()
+    assert through_part(worker, "lora", monkeypatch) == expected
+    steps = [0, 1, 2, 3, 4, 4, 5] if since else [first, 0, 1, 2, 3, 4, 5]
+    assert tried == [first, *steps]
+    assert caplog.text.count(OPERATION) == 1 and "other last bits" in caplog.text
+    assert worker.model.trains_with == {"unrepeatable": OPERATION}
+    # A later part, and a process that goes on, begin strictly and know of it.
+    state = TrainingState(stage=Stage.ALIGNMENT, part="lora", step=6)
+    monkeypatch.setattr(Worker, "is_last", lambda *_: False)
+    write_checkpoint(worker, tmp_path, {}, state)
+    other = new_worker(folder, Stage.ALIGNMENT)
+    assert read_checkpoint(other, tmp_path).note["unrepeatable"] == [OPERATION]
+    assert other.model.trains_with == worker.model.trains_with
+
+
+def test_another_error_of_a_step_is_its_own(folder, deterministic, monkeypatch):
+    def losses(*_):
+        raise RuntimeError("shapes do not fit")
+        yield
+
+    monkeypatch.setitem(LOSSES, "lora", losses)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        through_part(new_worker(folder, Stage.ALIGNMENT), "lora", monkeypatch)
+
+
+def test_a_workers_first_product_finds_cublas_told_to_repeat(monkeypatch, deterministic):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    choose_kernels()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    choose_kernels()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
 # --- before the first step ---
@@ -413,6 +520,8 @@ def test_a_checkpoint_comes_back_into_another_process(checkpoint, folder):
     assert load_state(path / STATE, again, optimizer).note == {
         "data": other.data.digest,
         "workers": 1,
+        "device": "cpu",
+        "unrepeatable": [],
     }
 
 
@@ -443,7 +552,9 @@ def test_a_checkpoint_of_other_data_or_of_other_workers_is_refused(checkpoint, f
     path, _, _ = checkpoint
     other = new_worker(folder, Stage.CONCEPTS)
     other.data.plan = np.array(PLAN[::-1])
-    with pytest.raises(TrainingError, match="other data or workers .data [0-9a-f]{64}, now"):
+    with pytest.raises(
+        TrainingError, match=r"other data, workers or devices \(data [0-9a-f]{64}, now"
+    ):
         read_checkpoint(other, path)
     # Other rows in the same order.
     changed = write_set(tmp_path)
@@ -453,7 +564,7 @@ def test_a_checkpoint_of_other_data_or_of_other_workers_is_refused(checkpoint, f
     schema = pq.read_schema(next((folder / "balanced" / "rows").iterdir()))
     table = pa.Table.from_pylist(rows, schema)
     pq.write_table(table, changed / "balanced" / "rows" / "part-0.parquet")
-    with pytest.raises(TrainingError, match="other data or workers"):
+    with pytest.raises(TrainingError, match="other data, workers or devices"):
         read_checkpoint(new_worker(changed, Stage.CONCEPTS), path)
     with pytest.raises(TrainingError, match="workers 1, now 2"):
         read_checkpoint(new_worker(folder, Stage.CONCEPTS, rank=0, world=2), path)

@@ -4,6 +4,7 @@ A step is a pure function of (parameters, optimizer state, step number): batches
 plan, dropout from a seed per step. So a killed run that resumes ends with the same bits.
 """
 
+import math
 import time
 from functools import partial
 from typing import Any
@@ -19,11 +20,12 @@ from model.training_state import TrainingState
 from schemas.config import PartConfig
 from schemas.taxonomy import CLEAN
 from tasks.train.data import Item
-from tasks.train.faults import culprits
+from tasks.train.faults import culprits, of_all
 from tasks.train.job import DONE, STOPPED, Job
 from tasks.train.losses import LOSSES
 from tasks.train.meter import COUNTED
 from tasks.train.rehearsal import rehearse
+from tasks.train.repeat import UnrepeatableError, repeatably, strictly, unable
 from tasks.train.saving import report_checkpoint, restore, restore_optimizer
 from tasks.train.worker import Worker, open_worker
 
@@ -55,10 +57,14 @@ def _train_part(worker: Worker, name: str, *, resumed: TrainingState | None) -> 
     if resumed is not None:
         start = restore_optimizer(worker, parameters, optimizer).step
     worker.model.train()
+    # A backward pass that ends in its middle leaves shards where no other step can begin.
+    worker.strict = config.shard == "none"
     if start < part.steps:
-        rehearse(worker, name, part, partial(backward, worker, name))
+        whole = partial(rehearse, worker, name, part, partial(backward, worker, name))
+        repeatably(worker, whole)
     for step in range(start, part.steps):
-        point, asked = _step(worker, name, step, part, optimizer)
+        one = partial(_step, worker, name, step, part, optimizer)
+        point, asked = repeatably(worker, one)
         state = TrainingState(stage=config.stage, part=name, step=step + 1)
         stopped = asked and not worker.is_last(state)
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == part.steps or stopped:
@@ -77,6 +83,7 @@ def _step(
 
     Raises:
         TrainingError: the loss or the gradient is not finite.
+        UnrepeatableError: as `backward`.
     """
     began = time.perf_counter()
     seed_step(worker.job.config.seed, step, worker.rank)
@@ -105,18 +112,31 @@ def backward(
         items: this worker's share of the global batch.
         step: from 0.
         part: how it trains.
+
+    Raises:
+        UnrepeatableError: the worker is strict, and some worker met an operation that does not
+            repeat; on all workers, after the collective that they wait for.
     """
     device = worker.model.backbone.device
     loss = torch.zeros((), device=device)
-    for share in LOSSES[name](worker, items, step, part):
-        share.backward()
-        loss += share.detach()
+    met = []
+    try:
+        with strictly(worker.strict):
+            for share in LOSSES[name](worker, items, step, part):
+                share.backward()
+                loss += share.detach()
+    except RuntimeError as error:
+        met = [unable(error)]
+        loss += math.nan
     types = worker.job.taxonomy.type_ids
     clean = sum(types[item.risk_type] == CLEAN for item in items)
     worker.meter.add(loss=loss, clean=clean, risky=len(items) - clean)
     worker.meter.add(stop=float(worker.reporter.asked_to_stop()))
     trained = [p for p in worker.model.parameters() if p.requires_grad]
-    return dict(zip(COUNTED, _summed(worker, trained), strict=True))
+    sums = dict(zip(COUNTED, _summed(worker, trained), strict=True))
+    if worker.strict and not math.isfinite(sums["loss"]) and (found := of_all(met)):
+        raise UnrepeatableError(found[0])
+    return sums
 
 
 def _summed(worker: Worker, parameters: list[nn.Parameter]) -> list[float]:
