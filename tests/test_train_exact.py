@@ -44,6 +44,7 @@ from tasks.train.rehearsal import rehearse
 from tasks.train.repeat import choose_kernels
 from tasks.train.saving import STATE, WEIGHTS, read_checkpoint, write_checkpoint
 from tasks.train.seal import SEAL, damage
+from tasks.train.step import on_gpus
 from tasks.train.verdict import Verdict
 from tasks.train.worker import Worker
 from tests.shelf import keep_features
@@ -426,6 +427,15 @@ def test_a_cluster_that_is_joined_leaves_sigterm_what_it_was():
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.parametrize(("gpus", "used"), [(0, False), (1, False), (2, True), (8, True)])
+def test_gpus_that_are_too_few_for_all_workers_are_told(gpus, used, capsys):
+    config = TrainConfig(stage=Stage.ALIGNMENT, parts=PARTS[Stage.ALIGNMENT], method=METHOD)
+    assert on_gpus(config, gpus) == used
+    told = capsys.readouterr().err
+    assert told.count("\n") == (gpus == 1)
+    assert gpus != 1 or "2 workers and 1 GPUs in the cluster, so it trains on CPUs" in told
+
+
 # --- the guard's calibration ---
 
 
@@ -568,6 +578,21 @@ def test_a_checkpoint_of_other_data_or_of_other_workers_is_refused(checkpoint, f
         read_checkpoint(new_worker(changed, Stage.CONCEPTS), path)
     with pytest.raises(TrainingError, match="workers 1, now 2"):
         read_checkpoint(new_worker(folder, Stage.CONCEPTS, rank=0, world=2), path)
+
+
+def test_a_checkpoint_of_a_gpu_is_refused_where_there_is_none_any_more(
+    checkpoint, folder, tmp_path
+):
+    path = shutil.copytree(checkpoint[0], tmp_path / "copy")
+    state = json.loads((path / STATE / "state.json").read_text())
+    assert state["note"]["device"] == "cpu"
+    state["note"]["device"] = "cuda"
+    (path / STATE / "state.json").write_text(json.dumps(state))
+    with pytest.raises(TrainingError, match=r"devices \(device cuda, now cpu\).*Bring them back"):
+        read_checkpoint(new_worker(folder, Stage.CONCEPTS), path)
+    del state["note"]["device"]  # as of earlier releases
+    (path / STATE / "state.json").write_text(json.dumps(state))
+    assert read_checkpoint(new_worker(folder, Stage.CONCEPTS), path).step == 3
 
 
 def test_what_is_trained_on_is_one_hash(folder):
