@@ -29,7 +29,7 @@ from model.packing import attend_by
 from model.precision import base_type, recompute
 from model.stages import freeze_for
 from model.steps import new_optimizer, seed_step
-from model.training_state import TrainingState, load_state, state_tensors
+from model.training_state import TrainingState, allocate_moments, load_state, state_tensors
 from schemas.config import PartConfig, Stage, TrainConfig
 from schemas.errors import StoppedError, TrainingError
 from schemas.samples import ROWS
@@ -368,6 +368,63 @@ def test_a_batch_that_does_not_fit_is_told_with_what_to_do(folder, second):
 
     with pytest.raises(TrainingError, match=r"'lora' does not fit.*parts.lora.micro_batch below 8"):
         rehearse(second, "lora", PART, too_large)
+    one = PartConfig(**{**dict(PART), "micro_batch": 1})
+    with pytest.raises(TrainingError, match='1 items at a time.*Set recompute = "cheap" or "all"'):
+        rehearse(second, "lora", one, too_large)
+
+
+def test_the_rehearsal_has_the_optimizers_moments_beside_it(folder, monkeypatch):
+    held = []
+
+    def rehearsal(*_) -> None:
+        held.extend(len(optimizer.state) for optimizer in made)
+        raise KeyboardInterrupt
+
+    made, own = [], new_optimizer
+    new = "tasks.train.loop.new_optimizer"
+    monkeypatch.setattr(new, lambda *asked: made.append(own(*asked)) or made[-1])
+    monkeypatch.setattr("tasks.train.loop.rehearse", rehearsal)
+    worker = new_worker(folder, Stage.ALIGNMENT)
+    with pytest.raises(KeyboardInterrupt):
+        _train_part(worker, "lora", resumed=None)
+    parameters = [p for p in worker.model.parameters() if p.requires_grad]
+    assert held == [len(parameters)] and held[0] > 0
+    for parameter in parameters:
+        state = made[0].state[parameter]
+        assert state["exp_avg"].shape == state["exp_avg_sq"].shape == parameter.shape
+        assert not float(state["step"]) and not state["exp_avg"].any()
+
+
+@pytest.mark.parametrize("fused", [None, True])
+def test_moments_that_were_there_before_change_no_bit_of_the_steps(fused):
+    found = []
+    for allocated in (False, True):
+        draw = torch.Generator().manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(7, 5, generator=draw)) for _ in range(3)]
+        optimizer = torch.optim.AdamW(weights, lr=1e-2, weight_decay=0.1, fused=fused)
+        if allocated:
+            allocate_moments(optimizer)
+        for _ in range(3):
+            for weight in weights:
+                weight.grad = torch.randn(7, 5, generator=draw)
+            optimizer.step()
+        found.append([*weights, *(t for w in weights for t in optimizer.state[w].values())])
+    for without, with_them in zip(*found, strict=True):
+        assert torch.equal(without, with_them) and without.dtype == with_them.dtype
+
+
+def test_a_later_step_that_does_not_fit_ends_the_run_with_what_to_do(folder, monkeypatch):
+    own = LOSSES["lora"]
+
+    def losses(worker, items, step, part):
+        yield from own(worker, items, step, part)
+        if len(worker.losses) == 2:
+            raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+    monkeypatch.setitem(LOSSES, "lora", losses)
+    words = "at a time at step 3, though.*micro_batch below 8.*tried to allocate 20 GiB"
+    with pytest.raises(FINAL, match=words):
+        through_part(new_worker(folder, Stage.ALIGNMENT), "lora", monkeypatch)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from model.stages import freeze_for
 from model.steps import apply_gradients, new_optimizer, seed_step
-from model.training_state import TrainingState
+from model.training_state import TrainingState, allocate_moments
 from schemas.config import PartConfig
 from schemas.taxonomy import CLEAN
 from tasks.train.data import Item
@@ -24,7 +24,7 @@ from tasks.train.faults import culprits, of_all
 from tasks.train.job import DONE, STOPPED, Job
 from tasks.train.losses import LOSSES
 from tasks.train.meter import COUNTED
-from tasks.train.rehearsal import rehearse
+from tasks.train.rehearsal import rehearse, too_large
 from tasks.train.repeat import UnrepeatableError, repeatably, strictly, unable
 from tasks.train.saving import report_checkpoint, restore, restore_optimizer
 from tasks.train.worker import Worker, open_worker
@@ -56,6 +56,8 @@ def _train_part(worker: Worker, name: str, *, resumed: TrainingState | None) -> 
     start = 0
     if resumed is not None:
         start = restore_optimizer(worker, parameters, optimizer).step
+    else:
+        allocate_moments(optimizer)  # the rehearsal must have no more room than the steps
     worker.model.train()
     # A backward pass that ends in its middle leaves shards where no other step can begin.
     worker.strict = config.shard == "none"
@@ -82,7 +84,7 @@ def _step(
     """One optimizer step, noted and told; its point of the curve, and whether it is to be the last.
 
     Raises:
-        TrainingError: the loss or the gradient is not finite.
+        TrainingError: the loss or the gradient is not finite, or it does not fit into memory.
         UnrepeatableError: as `backward`.
     """
     began = time.perf_counter()
@@ -90,9 +92,13 @@ def _step(
     with worker.meter.waiting():
         items = worker.items(step, part)
     optimizer.zero_grad(set_to_none=True)
-    sums = backward(worker, name, items, step, part)
     blame = partial(culprits, worker, name, items, step, part)
-    done = apply_gradients(sums["loss"], optimizer, step=step, part=part, blame=blame)
+    try:
+        sums = backward(worker, name, items, step, part)
+        done = apply_gradients(sums["loss"], optimizer, step=step, part=part, blame=blame)
+    except torch.OutOfMemoryError as error:
+        where = f"at step {step + 1}, though its longest batch did"
+        raise too_large(name, part.micro_batch or len(items), where, error) from error
     point = {"part": name, "step": step + 1, "loss": done.loss, "lr": done.rate}
     point |= {"gradient_norm": done.gradient_norm}
     worker.note(point, items)
