@@ -55,10 +55,12 @@ from tests.test_train_parts import (
     PART,
     PARTS,
     PLAN,
+    ROW_COUNT,
     TAXONOMY,
     WIDTH,
     holding,
     image_name,
+    new_data,
     new_worker,
     write_set,
 )
@@ -344,6 +346,27 @@ def test_the_longest_batch_is_the_one_whose_share_has_the_longest_item(folder, s
     for rank, world in ((0, 1), (1, 2)):
         worst = [max(lengths[i.sample_id] for i in data.batch(s, 8, rank, world)) for s in range(5)]
         assert worst[data.longest(5, 8, rank, world)] == max(worst)
+
+
+def test_a_text_of_few_but_long_characters_is_the_longest(tmp_path):
+    """A Chinese character is a token or more, an English letter a fourth of one."""
+    texts = [
+        "how many shapes are there in this picture ?",
+        "这张图片里一共有多少个红色的圆形和蓝色的方块？",
+    ]
+    assert len(texts[0]) > len(texts[1])
+    rows = [
+        {**row, "image_ids": [], "messages": [{"role": "user", "text": texts[row == CONTENT[9]]}]}
+        for row in CONTENT
+    ]
+    write_set(tmp_path)
+    shutil.rmtree(tmp_path / "balanced" / "rows")
+    (tmp_path / "balanced" / "rows").mkdir()
+    table = pa.Table.from_pylist(rows, ROWS)
+    pq.write_table(table, tmp_path / "balanced" / "rows" / "part-0.parquet")
+    data = new_data(tmp_path)
+    data.plan = np.arange(ROW_COUNT)
+    assert data.longest(5, 4, 0, 1) == 2
 
 
 def test_the_rehearsal_runs_that_batch_leaves_no_trace_and_counts_its_operations(folder):
