@@ -39,7 +39,7 @@ def seen(
 
 
 def let_go() -> None:
-    """Give back what encoders that are gone took of a GPU: torch keeps it, and training wants it."""
+    """Give back what encoders that are gone took of a GPU, which torch keeps; training wants it."""
     import torch
 
     torch.cuda.empty_cache()

@@ -1,8 +1,8 @@
 """Steps that repeat to the bit, so that a run that goes on ends as one that was never stopped.
 
-Warned alone, torch leaves its attention kernels on a GPU a backward pass whose sums come in any
-order; it takes the one that repeats only where it would raise. So a step's passes raise, and where
-an operation has no kernel that repeats, the part goes on with a warning instead.
+Where torch only warns, its attention kernels on a GPU sum in any order in their backward pass: it
+takes those that repeat only where it would raise otherwise. So a step's passes raise, and where an
+operation has no kernel that repeats, the part goes on with a warning instead.
 """
 
 import logging
