@@ -26,6 +26,10 @@ PRODUCTS = frozenset(
         torch.ops.aten._scaled_dot_product_cudnn_attention.default,
     }
 )
+# FlashAttention 2's own, from 2.7.1 on. By name: torch has them only where the package is loaded.
+FLASH_PRODUCTS = frozenset(
+    {"flash_attn::_flash_attn_forward", "flash_attn::_flash_attn_varlen_forward"}
+)
 
 
 def base_type(config: TrainConfig) -> torch.dtype:
@@ -55,5 +59,5 @@ def recompute(backbone: Backbone, what: str) -> None:
 
 
 def _kept(_: SelectiveCheckpointContext, operation: Any, *args: Any, **kwargs: Any) -> Any:
-    kept = operation in PRODUCTS
+    kept = operation in PRODUCTS or operation.name() in FLASH_PRODUCTS
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -31,6 +31,8 @@ class PsaVlm(nn.Module):
         self.safety = safety
         # Whether items of a batch to learn from lie in one row (packing.py).
         self.packs = False
+        # Operations of its training that have no kernel that repeats (tasks/train/repeat.py).
+        self.unrepeatable: set[str] = set()
 
     @classmethod
     def new(
@@ -51,8 +53,9 @@ class PsaVlm(nn.Module):
 
     @property
     def trains_with(self) -> dict[str, str]:
-        """What is unusual about how it computes: the base's bits, its attention kernel, packing."""
+        """What is unusual: the base's bits, attention's kernel, packing, what does not repeat."""
         told = {"base": "nf4"} if self.backbone.quantised else {}
+        told |= {"unrepeatable": ", ".join(sorted(self.unrepeatable))} if self.unrepeatable else {}
         told |= {"attention": FLASH} if attention_of(self.backbone) == FLASH else {}
         return told | ({"packing": "on"} if self.packs else {})
 

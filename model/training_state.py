@@ -3,7 +3,7 @@
 `state.safetensors` has parameters and moments, `state.json` the steps done.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,16 +69,28 @@ def load_state(
     state = read_record(folder / STATE, TrainingState)
     stored = read_tensors(folder / STATE_TENSORS)
     wanted = {PARAMETER + name: p for name, p in trained.items()}
-    moments = {}
-    for index, name in enumerate(names if state.step else ()):
-        p = trained[name]
-        like = (torch.zeros(()), torch.zeros_like(p), torch.zeros_like(p))
-        moments[index] = dict(zip(MOMENTS, like, strict=True))
-        wanted |= {f"{key}/{name}": moments[index][key] for key in MOMENTS}
+    moments = _new_moments([trained[name] for name in names] if state.step else [])
+    for name, own in zip(names, moments, strict=False):
+        wanted |= {f"{key}/{name}": own[key] for key in MOMENTS}
     copy_tensors(stored, wanted, where=folder / STATE_TENSORS)
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    _put(moments, optimizer)
     return state
+
+
+def allocate_moments(optimizer: torch.optim.AdamW) -> None:
+    """Gives AdamW the zeros that its first step would begin with: their memory is taken now."""
+    _put(_new_moments([p for group in optimizer.param_groups for p in group["params"]]), optimizer)
+
+
+def _new_moments(parameters: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+    """AdamW's state of each parameter before its first step."""
+    like = ((torch.zeros(()), torch.zeros_like(p), torch.zeros_like(p)) for p in parameters)
+    return [dict(zip(MOMENTS, own, strict=True)) for own in like]
+
+
+def _put(moments: Sequence[dict[str, Tensor]], optimizer: torch.optim.AdamW) -> None:
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": dict(enumerate(moments)), "param_groups": groups})
 
 
 def _names(trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> list[str]:

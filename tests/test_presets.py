@@ -8,6 +8,7 @@ from schemas.config import PipelineConfig, SourceConfig, TrainConfig
 from schemas.errors import ConfigError
 from schemas.presets import Parameters, resolve
 from schemas.shipped import shipped
+from tasks.train.publish import calibration_batch
 
 MINE = SourceConfig(format="table", uri="mine.csv", images="pictures")
 # A whole preset that builds on no other.
@@ -75,7 +76,7 @@ def test_every_shipped_preset_makes_a_whole_config(name):
 
 
 def test_what_a_7b_must_keep_in_memory_leaves_room_on_its_card():
-    """Weights, gradients (twice: summed in one piece), moments, and what layers keep of a batch."""
+    """Weights, gradients (twice: summed in one piece), moments, and what a micro-batch takes."""
     for stage in ("stage1", "stage2"):
         sizes = {name: held(getattr(made(preset=name), stage)) for name in CARDS}
         for name, card in CARDS.items():
@@ -88,25 +89,53 @@ def test_what_a_7b_must_keep_in_memory_leaves_room_on_its_card():
     assert held(eight.model_copy(update={"shard": "none"})) > 80e9
 
 
-WIDTH, WIDE, LAYERS, VOCABULARY = 4096, 11008, 32, 32064
+# LLaVA-1.5-7B: widths, layers, attention heads, words, patches of an image.
+WIDTH, WIDE, LAYERS, HEADS, VOCABULARY, PATCHES = 4096, 11008, 32, 32, 32064, 576
 LAYER = 4 * WIDTH * WIDTH + 3 * WIDTH * WIDE
-ENCODER, PROJECTOR, TABLE = 303e6, 21e6, VOCABULARY * WIDTH
+ENCODER, PROJECTOR, TABLE, SAFETY = 303e6, 21e6, VOCABULARY * WIDTH, 108e6
+# Bytes of a position while its layer's backward pass runs, and of an image that the head learns
+# from or judges: no less than test_preset_memory.py finds.
+AT_HAND, LEARNT, JUDGED = 400e3, 150e6, 70e6
 
 
 def held(config: TrainConfig) -> float:
-    """Bytes of a worker's step of a stage, with prompts of 640 image positions and 200 tokens."""
+    """Bytes of a worker's largest step of a stage, with the longest text that it allows."""
     assert config.precision == "bf16"
     full = "full" in config.parts
-    part = config.parts["full" if full else "lora" if "lora" in config.parts else "tokens"]
-    positions = (part.micro_batch or part.global_batch // config.workers) * 840
-    # Every product's output, or only what a layer begins with, and one layer computed again.
-    whole = 5 * WIDTH + 3 * WIDE
-    all_again = config.recompute == "all"
-    kept = LAYERS * WIDTH + 2 * whole if all_again else LAYERS * whole
+    weights = (trained(config) if full else frozen(config)) + 4 * SAFETY
+    found = [of_language(config)]
+    if concept := config.parts.get("concept"):
+        images = concept.micro_batch or concept.global_batch // config.workers
+        found += [4 * 4 * SAFETY + images * LEARNT, calibration_batch(config) * JUDGED]
+    return weights + max(found)
+
+
+def of_language(config: TrainConfig) -> float:
+    """What the language model's layers and its head keep of a micro-batch."""
+    part = list(config.parts.values())[-1]
+    items = part.micro_batch or part.global_batch // config.workers
     logits = 4 * 1024 * VOCABULARY * 3
+    return items * positions(config) * (LAYERS * kept(config) + AT_HAND) + logits
+
+
+def positions(config: TrainConfig) -> int:
+    """Of one item: an image's patches, its safety tokens, the longest text."""
+    return PATCHES + config.method.tokens + config.max_text_tokens
+
+
+def kept(config: TrainConfig) -> int:
+    """Bytes that a layer keeps of a position for its backward pass.
+
+    That is what it begins with, and under "cheap" attention's output and all products: the base's,
+    and those of LoRA's two factors.
+    """
     # What flows between layers has the type of the weights.
-    weights = trained(config) if full else frozen(config)
-    return weights + (4 if full else 2) * positions * kept + logits
+    begin = (4 if "full" in config.parts else 2) * WIDTH
+    if config.recompute == "all":
+        return begin
+    products = 5 * WIDTH + 2 * WIDE
+    adapters = products + 7 * config.method.lora_rank if "lora" in config.parts else 0
+    return begin + 2 * (products + adapters + WIDTH) + 4 * HEADS
 
 
 def frozen(config: TrainConfig) -> float:
@@ -114,7 +143,8 @@ def frozen(config: TrainConfig) -> float:
     # NF4: half a byte, and for each 64 weights a scale of 8 bits that has one of 32 for each 256.
     of_weight = 0.5 + 1 / 64 + 4 / (64 * 256) if config.quantise == "4bit" else 2
     adapters = LAYERS * config.method.lora_rank * (4 * 2 * WIDTH + 3 * (WIDTH + WIDE))
-    learning = 5 * 4 * adapters if "lora" in config.parts else 0
+    # In float32 five times, and once in the type of products.
+    learning = (5 * 4 + 2) * adapters if "lora" in config.parts else 0
     return of_weight * LAYERS * LAYER + 2 * (ENCODER + PROJECTOR + 2 * TABLE) + learning
 
 

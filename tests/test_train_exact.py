@@ -6,10 +6,13 @@ named; what a checkpoint holds and refuses. Workers and data are those of test_t
 
 import hashlib
 import json
+import os
 import shutil
 import signal
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -17,24 +20,31 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AttentionInterface
 
 from infra import ray_cluster
 from infra.store import Store
 from model.losses import IGNORED, answer_sums, language_loss
+from model.packing import attend_by
 from model.precision import base_type, recompute
 from model.stages import freeze_for
 from model.steps import new_optimizer, seed_step
-from model.training_state import TrainingState, load_state, state_tensors
+from model.training_state import TrainingState, allocate_moments, load_state, state_tensors
 from schemas.config import PartConfig, Stage, TrainConfig
 from schemas.errors import StoppedError, TrainingError
+from schemas.samples import ROWS
 from tasks.train.data import TrainingData
 from tasks.train.faults import culprits
 from tasks.train.fit import FINAL
 from tasks.train.job import CURVE, ORDER
-from tasks.train.loop import backward
+from tasks.train.loop import _train_part, backward
+from tasks.train.losses import LOSSES
+from tasks.train.publish import calibrate
 from tasks.train.rehearsal import rehearse
+from tasks.train.repeat import choose_kernels
 from tasks.train.saving import STATE, WEIGHTS, read_checkpoint, write_checkpoint
 from tasks.train.seal import SEAL, damage
+from tasks.train.step import on_gpus
 from tasks.train.verdict import Verdict
 from tasks.train.worker import Worker
 from tests.shelf import keep_features
@@ -45,10 +55,12 @@ from tests.test_train_parts import (
     PART,
     PARTS,
     PLAN,
+    ROW_COUNT,
     TAXONOMY,
     WIDTH,
     holding,
     image_name,
+    new_data,
     new_worker,
     write_set,
 )
@@ -150,6 +162,50 @@ def test_recomputing_layers_or_what_is_cheap_in_them_changes_no_bit(folder, seco
     assert again["cheap"] < 0.2 * again["all"]
 
 
+class Attend(torch.autograd.Function):
+    """Attention by an operation named as FlashAttention's, which sees but its own position."""
+
+    @staticmethod
+    def forward(ctx, query, key, value):
+        return torch.ops.flash_attn._flash_attn_forward(query, key, value)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, gradient, gradient
+
+
+@pytest.fixture
+def flash() -> Iterator[list[int]]:
+    """An attention named `near`, and the number of items in each of its calls."""
+    calls: list[int] = []
+
+    def near(query, key, value):
+        calls.append(len(query))
+        return query + key + value
+
+    def attend(module, query, key, value, mask, **_):
+        return Attend.apply(query, key, value).transpose(1, 2), None
+
+    with torch.library._scoped_library("flash_attn", "FRAGMENT") as library:
+        library.define("_flash_attn_forward(Tensor q, Tensor k, Tensor v) -> Tensor")
+        library.impl("_flash_attn_forward", near, "CPU")
+        AttentionInterface.register("near", attend)
+        yield calls
+
+
+@pytest.mark.parametrize(("what", "times"), [("none", 1), ("cheap", 1), ("all", 2)])
+def test_what_is_cheap_leaves_out_the_attention_of_the_flash_attention_package(
+    what, times, folder, flash
+):
+    worker = new_worker(folder, Stage.ALIGNMENT)
+    attend_by(worker.model.backbone, "near")
+    recompute(worker.model.backbone, what)
+    freeze_for(worker.model, Stage.ALIGNMENT, "lora")
+    worker.model.train()
+    learned(worker)
+    assert len(flash) == times * len(worker.model.backbone.vlm.model.language_model.layers)
+
+
 def test_half_precision_keeps_what_trains_in_full_and_stays_near_it(folder, second):
     loss, gradients = learned(second)
     half = with_config(new_worker(folder, Stage.ALIGNMENT), precision="bf16")
@@ -173,6 +229,110 @@ def test_a_base_that_trains_itself_is_kept_in_full_precision():
     assert base_type(config) is torch.float32
 
 
+# --- steps that repeat ---
+
+
+OPERATION = "max_unpooling2d_forward_out"  # without a kernel that repeats, also on the CPU
+
+
+def not_repeating() -> None:
+    pooled = torch.nn.functional.max_pool2d(torch.ones(1, 1, 4, 4), 2, return_indices=True)
+    torch.nn.functional.max_unpool2d(*pooled, 2)
+
+
+class Undone(torch.autograd.Function):
+    """The same number; on the way back it meets that operation."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        not_repeating()
+        return gradient
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """As in a worker of Ray Train; afterwards as it was."""
+    choose_kernels()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def through_part(worker: Worker, part: str, monkeypatch) -> list[dict]:
+    """All steps of a part by the loop itself, without Ray; its curve."""
+    monkeypatch.setattr("tasks.train.loop.report_checkpoint", lambda *_, **__: None)
+    assert not _train_part(worker, part, resumed=None)
+    return worker.losses
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_here_all_parts_train_strictly(stage, folder, deterministic, monkeypatch):
+    worker = new_worker(folder, stage)
+    for part in PARTS[stage]:
+        through_part(worker, part, monkeypatch)
+        assert worker.strict
+    assert worker.model.trains_with == {}
+    assert torch.is_deterministic_algorithms_warn_only_enabled()  # but in a step's passes
+
+
+@pytest.mark.filterwarnings("ignore:max_unpooling2d")
+@pytest.mark.parametrize("way", ["forward", "backward"])
+@pytest.mark.parametrize("since", [0, 4])
+def test_where_an_operation_cannot_repeat_it_is_named_once_and_the_part_goes_on(
+    since, way, folder, deterministic, monkeypatch, caplog, tmp_path
+):
+    """Before the first step, or at one whose batch has met it first; the step is done again."""
+    expected = through_part(new_worker(folder, Stage.ALIGNMENT), "lora", monkeypatch)
+    own, tried = LOSSES["lora"], []
+
+    def losses(worker, items, step, part):
+        tried.append(step)
+        for share in own(worker, items, step, part):
+            if step >= since and way == "forward":
+                not_repeating()
+            yield Undone.apply(share) if step >= since and way == "backward" else share
+
+    monkeypatch.setitem(LOSSES, "lora", losses)
+    worker = new_worker(folder, Stage.ALIGNMENT)
+    first = worker.data.longest(PART.steps, PART.global_batch, 0, 1)
+    assert since == 0 or first < since
+    caplog.clear()
+    assert through_part(worker, "lora", monkeypatch) == expected
+    steps = [0, 1, 2, 3, 4, 4, 5] if since else [first, 0, 1, 2, 3, 4, 5]
+    assert tried == [first, *steps]
+    assert caplog.text.count(OPERATION) == 1 and "other last bits" in caplog.text
+    assert worker.model.trains_with == {"unrepeatable": OPERATION}
+    # A later part, and a process that goes on, begin strictly and know of it.
+    state = TrainingState(stage=Stage.ALIGNMENT, part="lora", step=6)
+    monkeypatch.setattr(Worker, "is_last", lambda *_: False)
+    write_checkpoint(worker, tmp_path, {}, state)
+    other = new_worker(folder, Stage.ALIGNMENT)
+    assert read_checkpoint(other, tmp_path).note["unrepeatable"] == [OPERATION]
+    assert other.model.trains_with == worker.model.trains_with
+
+
+def test_another_error_of_a_step_is_its_own(folder, deterministic, monkeypatch):
+    def losses(*_):
+        raise RuntimeError("shapes do not fit")
+        yield
+
+    monkeypatch.setitem(LOSSES, "lora", losses)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        through_part(new_worker(folder, Stage.ALIGNMENT), "lora", monkeypatch)
+
+
+def test_a_workers_first_product_finds_cublas_told_to_repeat(monkeypatch, deterministic):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    choose_kernels()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    choose_kernels()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
 # --- before the first step ---
 
 
@@ -186,6 +346,27 @@ def test_the_longest_batch_is_the_one_whose_share_has_the_longest_item(folder, s
     for rank, world in ((0, 1), (1, 2)):
         worst = [max(lengths[i.sample_id] for i in data.batch(s, 8, rank, world)) for s in range(5)]
         assert worst[data.longest(5, 8, rank, world)] == max(worst)
+
+
+def test_a_text_of_few_but_long_characters_is_the_longest(tmp_path):
+    """A Chinese character is a token or more, an English letter a fourth of one."""
+    texts = [
+        "how many shapes are there in this picture ?",
+        "这张图片里一共有多少个红色的圆形和蓝色的方块？",
+    ]
+    assert len(texts[0]) > len(texts[1])
+    rows = [
+        {**row, "image_ids": [], "messages": [{"role": "user", "text": texts[row == CONTENT[9]]}]}
+        for row in CONTENT
+    ]
+    write_set(tmp_path)
+    shutil.rmtree(tmp_path / "balanced" / "rows")
+    (tmp_path / "balanced" / "rows").mkdir()
+    table = pa.Table.from_pylist(rows, ROWS)
+    pq.write_table(table, tmp_path / "balanced" / "rows" / "part-0.parquet")
+    data = new_data(tmp_path)
+    data.plan = np.arange(ROW_COUNT)
+    assert data.longest(5, 4, 0, 1) == 2
 
 
 def test_the_rehearsal_runs_that_batch_leaves_no_trace_and_counts_its_operations(folder):
@@ -210,6 +391,63 @@ def test_a_batch_that_does_not_fit_is_told_with_what_to_do(folder, second):
 
     with pytest.raises(TrainingError, match=r"'lora' does not fit.*parts.lora.micro_batch below 8"):
         rehearse(second, "lora", PART, too_large)
+    one = PartConfig(**{**dict(PART), "micro_batch": 1})
+    with pytest.raises(TrainingError, match='1 items at a time.*Set recompute = "cheap" or "all"'):
+        rehearse(second, "lora", one, too_large)
+
+
+def test_the_rehearsal_has_the_optimizers_moments_beside_it(folder, monkeypatch):
+    held = []
+
+    def rehearsal(*_) -> None:
+        held.extend(len(optimizer.state) for optimizer in made)
+        raise KeyboardInterrupt
+
+    made, own = [], new_optimizer
+    new = "tasks.train.loop.new_optimizer"
+    monkeypatch.setattr(new, lambda *asked: made.append(own(*asked)) or made[-1])
+    monkeypatch.setattr("tasks.train.loop.rehearse", rehearsal)
+    worker = new_worker(folder, Stage.ALIGNMENT)
+    with pytest.raises(KeyboardInterrupt):
+        _train_part(worker, "lora", resumed=None)
+    parameters = [p for p in worker.model.parameters() if p.requires_grad]
+    assert held == [len(parameters)] and held[0] > 0
+    for parameter in parameters:
+        state = made[0].state[parameter]
+        assert state["exp_avg"].shape == state["exp_avg_sq"].shape == parameter.shape
+        assert not float(state["step"]) and not state["exp_avg"].any()
+
+
+@pytest.mark.parametrize("fused", [None, True])
+def test_moments_that_were_there_before_change_no_bit_of_the_steps(fused):
+    found = []
+    for allocated in (False, True):
+        draw = torch.Generator().manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(7, 5, generator=draw)) for _ in range(3)]
+        optimizer = torch.optim.AdamW(weights, lr=1e-2, weight_decay=0.1, fused=fused)
+        if allocated:
+            allocate_moments(optimizer)
+        for _ in range(3):
+            for weight in weights:
+                weight.grad = torch.randn(7, 5, generator=draw)
+            optimizer.step()
+        found.append([*weights, *(t for w in weights for t in optimizer.state[w].values())])
+    for without, with_them in zip(*found, strict=True):
+        assert torch.equal(without, with_them) and without.dtype == with_them.dtype
+
+
+def test_a_later_step_that_does_not_fit_ends_the_run_with_what_to_do(folder, monkeypatch):
+    own = LOSSES["lora"]
+
+    def losses(worker, items, step, part):
+        yield from own(worker, items, step, part)
+        if len(worker.losses) == 2:
+            raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+    monkeypatch.setitem(LOSSES, "lora", losses)
+    words = "at a time at step 3, though.*micro_batch below 8.*tried to allocate 20 GiB"
+    with pytest.raises(FINAL, match=words):
+        through_part(new_worker(folder, Stage.ALIGNMENT), "lora", monkeypatch)
 
 
 @pytest.fixture
@@ -267,6 +505,44 @@ def test_a_cluster_that_is_joined_leaves_sigterm_what_it_was():
         assert signal.getsignal(signal.SIGTERM) is ours
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(("gpus", "used"), [(0, False), (1, False), (2, True), (8, True)])
+def test_gpus_that_are_too_few_for_all_workers_are_told(gpus, used, capsys):
+    config = TrainConfig(stage=Stage.ALIGNMENT, parts=PARTS[Stage.ALIGNMENT], method=METHOD)
+    assert on_gpus(config, gpus) == used
+    told = capsys.readouterr().err
+    assert told.count("\n") == (gpus == 1)
+    assert gpus != 1 or "2 workers and 1 GPUs in the cluster, so it trains on CPUs" in told
+
+
+# --- the guard's calibration ---
+
+
+@pytest.mark.parametrize(("micro", "most", "half"), [(3, 3, False), (None, 8, False), (3, 3, True)])
+def test_the_guard_is_calibrated_in_float32_by_no_more_items_than_its_part_trains(
+    micro, most, half, folder, tmp_path, monkeypatch
+):
+    changes = {"precision": "bf16"} if half else {}
+    concept = PartConfig(**{**dict(PART), "micro_batch": micro})
+    parts = {"concept": concept, "tokens": PartConfig(**{**dict(PART), "micro_batch": 1})}
+    worker = with_config(new_worker(folder, Stage.CONCEPTS), parts=parts, workers=1, **changes)
+    (tmp_path / "rows").mkdir()
+    rows = [{**row, "split": "calibration"} for row in CONTENT]
+    pq.write_table(pa.Table.from_pylist(rows, ROWS), tmp_path / "rows" / "part-0.parquet")
+    asked, own = [], worker.model.concept_logits
+
+    def logits(features, questions):
+        found = own(features, questions)
+        asked.append((len(questions), found[0].dtype))
+        return found
+
+    monkeypatch.setattr(worker.model, "concept_logits", logits)
+    policy = calibrate(worker, SimpleNamespace(local=lambda _: tmp_path))
+    sizes = [size for size, _ in asked]
+    assert max(sizes) == most and sum(sizes) == sum(bool(row["image_ids"]) for row in CONTENT)
+    assert {kind for _, kind in asked} == {torch.float32}
+    assert policy.calibrated_on
 
 
 # --- checkpoints ---
@@ -334,6 +610,8 @@ def test_a_checkpoint_comes_back_into_another_process(checkpoint, folder):
     assert load_state(path / STATE, again, optimizer).note == {
         "data": other.data.digest,
         "workers": 1,
+        "device": "cpu",
+        "unrepeatable": [],
     }
 
 
@@ -364,7 +642,9 @@ def test_a_checkpoint_of_other_data_or_of_other_workers_is_refused(checkpoint, f
     path, _, _ = checkpoint
     other = new_worker(folder, Stage.CONCEPTS)
     other.data.plan = np.array(PLAN[::-1])
-    with pytest.raises(TrainingError, match="other data or workers .data [0-9a-f]{64}, now"):
+    with pytest.raises(
+        TrainingError, match=r"other data, workers or devices \(data [0-9a-f]{64}, now"
+    ):
         read_checkpoint(other, path)
     # Other rows in the same order.
     changed = write_set(tmp_path)
@@ -374,10 +654,25 @@ def test_a_checkpoint_of_other_data_or_of_other_workers_is_refused(checkpoint, f
     schema = pq.read_schema(next((folder / "balanced" / "rows").iterdir()))
     table = pa.Table.from_pylist(rows, schema)
     pq.write_table(table, changed / "balanced" / "rows" / "part-0.parquet")
-    with pytest.raises(TrainingError, match="other data or workers"):
+    with pytest.raises(TrainingError, match="other data, workers or devices"):
         read_checkpoint(new_worker(changed, Stage.CONCEPTS), path)
     with pytest.raises(TrainingError, match="workers 1, now 2"):
         read_checkpoint(new_worker(folder, Stage.CONCEPTS, rank=0, world=2), path)
+
+
+def test_a_checkpoint_of_a_gpu_is_refused_where_there_is_none_any_more(
+    checkpoint, folder, tmp_path
+):
+    path = shutil.copytree(checkpoint[0], tmp_path / "copy")
+    state = json.loads((path / STATE / "state.json").read_text())
+    assert state["note"]["device"] == "cpu"
+    state["note"]["device"] = "cuda"
+    (path / STATE / "state.json").write_text(json.dumps(state))
+    with pytest.raises(TrainingError, match=r"devices \(device cuda, now cpu\).*Bring them back"):
+        read_checkpoint(new_worker(folder, Stage.CONCEPTS), path)
+    del state["note"]["device"]  # as of earlier releases
+    (path / STATE / "state.json").write_text(json.dumps(state))
+    assert read_checkpoint(new_worker(folder, Stage.CONCEPTS), path).step == 3
 
 
 def test_what_is_trained_on_is_one_hash(folder):

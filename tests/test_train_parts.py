@@ -8,6 +8,7 @@ import io
 import json
 import os
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from schemas.samples import ROWS, Message
 from schemas.taxonomy import load_taxonomy
 from tasks.base_model import FOLDER
 from tasks.encode import FeatureCache, encode
+from tasks.encode.sight import open_sight
 from tasks.progress import progress
 from tasks.train import Inputs
 from tasks.train.data import Item, TrainingData, calibration_items, to_items
@@ -492,6 +494,22 @@ def test_features_are_the_backbones_own_in_order_of_image_id(snapshot, batch):
     assert torch.allclose(cache.batch(ids), expected, atol=1e-5)
     chosen = cache.batch([ids[3], ids[0], ids[3]])
     assert torch.allclose(chosen, expected[[3, 0, 3]], atol=1e-5)
+
+
+def test_a_gpus_memory_is_given_back_when_the_encoder_is_gone(snapshot, monkeypatch):
+    """A worker of the training may use the same card while this process lives."""
+    store, made, _, _ = snapshot
+    opened, gone = [], []
+
+    def open_one(*asked):
+        backbone = open_sight(*asked)
+        opened.append(weakref.ref(backbone))
+        return backbone
+
+    monkeypatch.setattr("tasks.encode.step.open_sight", open_one)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: gone.append(opened[0]() is None))
+    encode(EncodeConfig(batch=2), **made, store=store)
+    assert gone == [True]
 
 
 def test_new_images_alone_are_encoded_and_shards_are_read_as_one(snapshot):

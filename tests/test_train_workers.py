@@ -7,9 +7,11 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +30,9 @@ from model.training_state import PARAMETER, TrainingState, load_state, state_ten
 from schemas.config import MethodConfig, PartConfig, Stage, TrainConfig
 from tasks.train.faults import culprits
 from tasks.train.loop import backward
+from tasks.train.losses import LOSSES
 from tasks.train.rehearsal import rehearse
+from tasks.train.repeat import choose_kernels, repeatably
 from tasks.train.reporter import Reporter
 from tasks.train.saving import STATE, WEIGHTS, read_checkpoint, write_checkpoint
 from tasks.train.seal import damage
@@ -156,6 +160,32 @@ def in_shards(folder: Path, rank: int) -> None:
     torch.save(found, folder / f"shards-{rank}.pt")
 
 
+def met_by_one(folder: Path, rank: int) -> tuple[list[float], set[str]]:
+    """Losses of a step without and with an operation of the last worker that cannot repeat."""
+    worker = new_worker(folder, Stage.ALIGNMENT, rank=rank, world=2)
+    freeze_for(worker.model, Stage.ALIGNMENT, "lora")
+    choose_kernels()
+    worker.strict, own = True, LOSSES["lora"]
+
+    def losses(*asked: Any) -> Iterator[torch.Tensor]:
+        for share in own(*asked):
+            if rank == 1:
+                pooled = torch.nn.functional.max_pool2d(torch.ones(1, 4, 4), 2, return_indices=True)
+                torch.nn.functional.max_unpool2d(*pooled, 2)
+            yield share
+
+    def step() -> float:
+        worker.model.zero_grad(set_to_none=True)
+        return backward(worker, "lora", worker.items(0, ONE), 0, ONE)["loss"]
+
+    found = [step()]
+    LOSSES["lora"] = losses
+    found.append(repeatably(worker, step))
+    LOSSES["lora"] = own
+    torch.use_deterministic_algorithms(False)
+    return found, worker.model.unrepeatable
+
+
 def _one_of(folder: Path, rank: int, world: int) -> None:
     """What one of several workers runs; each leaves what it found."""
     meeting, limit = f"file://{folder}/meeting-{world}", timedelta(seconds=300)
@@ -163,6 +193,7 @@ def _one_of(folder: Path, rank: int, world: int) -> None:
     found = steps(folder, rank=rank, world=world, micro=WORLDS[world])
     torch.save(found, folder / f"{world}-{rank}.pt")
     if world == 2:
+        torch.save(met_by_one(folder, rank), folder / f"met-{rank}.pt")
         in_shards(folder, rank)
     dist.destroy_process_group()
 
@@ -235,6 +266,13 @@ def test_micro_batches_of_any_size_have_the_loss_and_the_gradients_of_the_whole(
         for one, other in zip(expected, pieces[name], strict=True):
             assert float(other[0]) == pytest.approx(float(one[0]), rel=1e-6)
             assert torch.allclose(other[1:], one[1:], atol=1e-5, rtol=1e-4)
+
+
+def test_what_one_worker_cannot_repeat_is_done_again_by_all(folder):
+    for rank in range(2):
+        (before, after), named = torch.load(folder / f"met-{rank}.pt")
+        assert before == after > 0
+        assert named == {"max_unpooling2d_forward_out"}
 
 
 # --- in shards ---

@@ -38,6 +38,13 @@ def seen(
         return backbone.encode_images(full)[: len(pictures)]
 
 
+def let_go() -> None:
+    """Give back what encoders that are gone took of a GPU, which torch keeps; training wants it."""
+    import torch
+
+    torch.cuda.empty_cache()
+
+
 def as_kept(features: Any, dtype: str) -> "np.ndarray":
     """A tensor in a shard's type, bfloat16 as uint16."""
     import torch

@@ -5,6 +5,7 @@ in the root's feature library (shards.py). New images of a later snapshot cost o
 Where no features are kept, it names where each image lies, for those who encode on the fly.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from tasks.encode.cluster import Task, on_cluster
 from tasks.encode.pictures import places_of
 from tasks.encode.room import AUTO, decided, wanted
 from tasks.encode.shards import ENCODER, SHARD_VERSION, SHARDS
-from tasks.encode.sight import open_sight
+from tasks.encode.sight import let_go, open_sight
 from tasks.encode.work import encode_all
 from tasks.images import read_images
 from tasks.progress import progress, say
@@ -143,13 +144,18 @@ class Encoding:
         )
         with progress("encode", len(missing)) as tick:
             made = on_cluster(task, missing, cluster=self.cluster, tick=tick)
-            if made is not None:
-                return made
-            backbone = open_sight(self.config, self.store.local(self.base) / FOLDER)
-            images = read_images(self.samples, missing)
-            return encode_all(
-                self.config, images, backbone, library, tick=lambda done: tick(done, "images")
-            )
+            if made is None:
+                made = self._encode_here(missing, library, lambda done: tick(done, "images"))
+                let_go()
+        return made
+
+    def _encode_here(
+        self, missing: list[str], library: Library, tick: Callable[[int], None]
+    ) -> int:
+        """The same by this process, which keeps no encoder afterwards."""
+        backbone = open_sight(self.config, self.store.local(self.base) / FOLDER)
+        images = read_images(self.samples, missing)
+        return encode_all(self.config, images, backbone, library, tick=tick)
 
     def _point(self, folder: Path) -> dict[str, int]:
         """Note where each image lies; nothing is encoded."""

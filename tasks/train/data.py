@@ -24,7 +24,7 @@ from tasks.encode import FeatureCache
 if TYPE_CHECKING:
     import torch
 
-CHARACTERS_PER_TOKEN = 4
+BYTES_PER_TOKEN = 4
 COLUMNS = ["sample_id", "image_ids", "messages", "risk_type", "risk_level", "supervises"]
 
 
@@ -124,15 +124,18 @@ class TrainingData:
         return found.hexdigest()
 
     def _lengths(self) -> "np.ndarray":
-        """About how many positions each row takes, [N]: a token is four characters or so."""
+        """About how many positions each row takes, [N].
+
+        A token is about four bytes of UTF-8: four letters in English, a character or so in Chinese.
+        """
         messages = self.rows["messages"].combine_chunks()
         texts = pc.struct_field(pc.list_flatten(messages), "text")
-        characters = np.bincount(
+        sizes = np.bincount(
             pc.list_parent_indices(messages).to_numpy(),
-            weights=pc.utf8_length(texts).to_numpy(zero_copy_only=False),
+            weights=pc.binary_length(texts).to_numpy(zero_copy_only=False),
             minlength=len(self.rows),
         )
-        lengths = characters / CHARACTERS_PER_TOKEN
+        lengths = sizes / BYTES_PER_TOKEN
         firsts = [ids[0] if ids else None for ids in self.rows["image_ids"].to_pylist()]
         seen = [i for i, name in enumerate(firsts) if name is not None]
         if seen:

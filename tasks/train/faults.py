@@ -31,7 +31,7 @@ def culprits(worker: Worker, name: str, items: list[Item], step: int, part: Part
             if not all(map(math.isfinite, losses)):
                 own.append(item.sample_id)
     worker.meter.counts = {}
-    found, batch = _of_all(own), _of_all([item.sample_id for item in items])
+    found, batch = of_all(own), of_all([item.sample_id for item in items])
     if len(found) == len(batch) > 1:
         return "look at what came before: no row of this batch has a finite loss with these weights"
     if found:
@@ -44,10 +44,10 @@ def _named(ids: list[str]) -> str:
     return ", ".join(ids[:MOST]) + more
 
 
-def _of_all(ids: list[str]) -> list[str]:
-    """All workers' ids, by rank."""
+def of_all(names: list[str]) -> list[str]:
+    """All workers' names, by rank; all must ask."""
     if not dist.is_initialized():
-        return ids
+        return names
     gathered: list[list[str]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(gathered, ids)
+    dist.all_gather_object(gathered, names)
     return [name for one in gathered for name in one]

@@ -9,11 +9,10 @@ from infra.store import Store
 from model.calibration import fit_policy
 from model.checkpoint import BaseReference, load_card, save_model
 from model.policy import GuardPolicy
+from schemas.config import TrainConfig
 from tasks.base_model import FOLDER, known_as
 from tasks.train.data import calibration_items
 from tasks.train.worker import Worker
-
-CALIBRATION_BATCH = 256
 
 
 def publish(
@@ -47,13 +46,16 @@ def publish(
 
 @torch.no_grad()
 def calibrate(worker: Worker, store: Store) -> GuardPolicy:
-    """Temperatures and threshold from the calibration split, which no part has trained on."""
+    """Temperatures and threshold from the calibration split, which no part has trained on.
+
+    In float32 also where training is not: so the guard judges, and its threshold is on that scale.
+    """
     worker.model.eval()
     labelled, job = store.local(worker.job.inputs.labelled), worker.job
     items = calibration_items(labelled, job.taxonomy, held_out=job.config.held_out)
-    logits = []
-    for first in range(0, len(items), CALIBRATION_BATCH):
-        batch = items[first : first + CALIBRATION_BATCH]
+    size, logits = calibration_batch(job.config), []
+    for first in range(0, len(items), size):
+        batch = items[first : first + size]
         features = worker.data.images(batch)
         logits.append(worker.model.concept_logits(features, [item.question for item in batch]))
     types, levels = (torch.cat(column).cpu() for column in zip(*logits, strict=True))
@@ -66,3 +68,12 @@ def calibrate(worker: Worker, store: Store) -> GuardPolicy:
         rule=worker.job.config.method.threshold,
         images=[str(item.image_id) for item in items],
     )
+
+
+def calibration_batch(config: TrainConfig) -> int:
+    """Items that are judged at a time: as many as go through the part that trains the head.
+
+    They fit: training them takes more, since it keeps what the backward pass needs.
+    """
+    part = config.parts.get("concept") or next(iter(config.parts.values()))
+    return part.micro_batch or part.global_batch // config.workers

@@ -39,12 +39,8 @@ def rehearse(worker: Worker, name: str, part: PartConfig, backward: Backward) ->
         with FlopCounterMode(display=False) as counter:
             sums = backward(items, step, part)
     except torch.OutOfMemoryError as error:
-        size = part.micro_batch or len(items)
-        raise TrainingError(
-            f"part {name!r} does not fit into the device's memory: its longest batch (step "
-            f"{step + 1}) with {size} items at a time does not. Set parts.{name}.micro_batch below "
-            f'{size}, recompute = "cheap" or "all", or precision = "bf16" ({error})'
-        ) from error
+        where = f"in its longest batch, that of step {step + 1}"
+        raise too_large(name, part.micro_batch or len(items), where, error) from error
     for parameter in worker.model.parameters():
         parameter.grad = None
     if not math.isfinite(sums["loss"]):
@@ -56,6 +52,16 @@ def rehearse(worker: Worker, name: str, part: PartConfig, backward: Backward) ->
     worker.meter.waited = 0.0
     if worker.rank == 0:
         _count(worker, counter, sums)
+
+
+def too_large(name: str, size: int, where: str, error: Exception) -> TrainingError:
+    """What is told of a part whose step does not fit into memory with `size` items at a time."""
+    fewer = f"parts.{name}.micro_batch below {size}, " if size > 1 else ""
+    return TrainingError(
+        f"part {name!r} does not fit into the device's memory with {size} items at a time {where}. "
+        f'Set {fewer}recompute = "cheap" or "all", or precision = "bf16"; if other programs have '
+        f"taken the memory, end them and run the same command again ({error})"
+    )
 
 
 def _count(worker: Worker, counter: FlopCounterMode, sums: dict[str, float]) -> None:

@@ -46,7 +46,7 @@ def restore(worker: Worker) -> TrainingState | None:
 
     Raises:
         StorageError: there are checkpoints, and none is sound.
-        TrainingError: the checkpoint is of other data, or of another number of workers.
+        TrainingError: the checkpoint is of other data, workers or devices.
     """
     import ray.train
 
@@ -75,15 +75,16 @@ def read_checkpoint(worker: Worker, folder: Path) -> TrainingState:
 
     Raises:
         StorageError: files that do not fit.
-        TrainingError: it is of other data, or of another number of workers.
+        TrainingError: it is of other data, of another number of workers, or of other devices.
     """
     state = TrainingState.model_validate_json((folder / STATE / "state.json").read_bytes())
-    if state.note != (wanted := _note(worker)):
-        told = [f"{k} {state.note.get(k)}, now {v}" for k, v in wanted.items()]
+    # Checkpoints of earlier releases name no device.
+    noted = ((key, state.note.get(key, now), now) for key, now in _note(worker).items())
+    if told := [f"{key} {then}, now {now}" for key, then, now in noted if then != now]:
         raise TrainingError(
-            f"the checkpoint {folder.name} was written for other data or workers "
-            f"({'; '.join(told)}): going on would repeat and skip items. Restore the data, or "
-            "delete the run's folder"
+            f"the checkpoint {folder.name} was written for other data, workers or "
+            f"devices ({'; '.join(told)}): going on would repeat and skip items, or end with other "
+            "numbers. Bring them back, or delete the run's folder"
         )
     weights = read_tensors(folder / WEIGHTS)
     wanted = _weights(worker)
@@ -92,6 +93,7 @@ def read_checkpoint(worker: Worker, folder: Path) -> TrainingState:
     copy_tensors(weights, wanted, where=folder / WEIGHTS)
     worker.losses[:] = pq.read_table(folder / CURVE).to_pylist()
     worker.order = pq.read_table(folder / ORDER)
+    worker.model.unrepeatable |= set(state.note.get("unrepeatable", ()))
     return state
 
 
@@ -149,7 +151,8 @@ def write_checkpoint(
         tensors: whole parameters and moments of the part that runs (`state_tensors`).
         state: where it stands.
     """
-    state = TrainingState.model_validate({**dict(state), "note": _note(worker)})
+    note = {**_note(worker), "unrepeatable": sorted(worker.model.unrepeatable)}
+    state = TrainingState.model_validate({**dict(state), "note": note})
     language = _language(worker, tensors)
     write_tensors(folder / WEIGHTS, _weights(worker) | language)
     save_state(folder / STATE, tensors, state)
@@ -162,7 +165,8 @@ def write_checkpoint(
 
 def _note(worker: Worker) -> dict[str, Any]:
     """What a checkpoint is good for, beside stage, part and step."""
-    return {"data": worker.data.digest, "workers": worker.world}
+    device = worker.model.backbone.device.type
+    return {"data": worker.data.digest, "workers": worker.world, "device": device}
 
 
 def _agreed(state: TrainingState) -> None:

@@ -94,13 +94,23 @@ def train_here(job: Job, store: Store, cluster: str, live: Live | None = None) -
     return artifact
 
 
+def on_gpus(config: TrainConfig, gpus: int) -> bool:
+    """Whether each worker gets one of a cluster's GPUs; said where they are too few for that."""
+    if 0 < gpus < config.workers:
+        say(
+            f"{config.stage.value}: {config.workers} workers and {gpus} GPUs in the cluster, so it "
+            f"trains on CPUs: set {config.stage.value}.workers to {gpus} or less for the GPUs"
+        )
+    return gpus >= config.workers
+
+
 def _build(job: Job, store: Store, folder: Path, address: str, live: Live | None) -> dict[str, int]:
     say(f"joining Ray at {address}" if address else "starting Ray on this machine")
     cluster = ray_cluster.join(address, cpus=job.config.workers)
     if cluster.dashboard:
         say(f"ray dashboard  {cluster.dashboard}")
     with watching(store, job.progress, job.config, live):
-        result = fit(job, store, job.run, use_gpu=cluster.gpus >= job.config.workers)
+        result = fit(job, store, job.run, use_gpu=on_gpus(job.config, cluster.gpus))
     if result.checkpoint is None:
         raise TrainingError(f"run {job.run} ended without a checkpoint")
     with result.checkpoint.as_directory() as checkpoint:

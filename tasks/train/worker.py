@@ -25,6 +25,7 @@ from tasks.credentials import use_credentials
 from tasks.train.data import Item, TrainingData
 from tasks.train.job import Job
 from tasks.train.meter import Meter
+from tasks.train.repeat import choose_kernels
 from tasks.train.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Worker:
     meter: Meter = field(default_factory=Meter)
     # The checkpoint that this process goes on from.
     checkpoint: "Checkpoint | None" = None
+    # Whether an operation that does not repeat ends a step (tasks/train/repeat.py).
+    strict: bool = False
 
     def items(self, step: int, part: PartConfig) -> list[Item]:
         """This worker's share of a global batch."""
@@ -96,7 +99,7 @@ def open_worker(job: Job) -> Worker:
 
     use_credentials()
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    choose_kernels()
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     store = Store(job.root)
