@@ -4,9 +4,12 @@ A copy counts only while a manifest names its attempt. The folder is `.psavlm/ca
 working directory, or PSAVLM_CACHE.
 """
 
+import contextlib
+import fcntl
 import logging
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from infra.disk import clear, free_bytes
@@ -18,8 +21,8 @@ from schemas.errors import ConfigError, StorageError
 log = logging.getLogger(__name__)
 
 INCOMING = ".incoming"
-# Bytes of this disk that features in a bucket may take.
-BUDGET = "PSAVLM_STAGE_BYTES"
+# Bytes of this disk that features in a bucket may take, and the step whose copies they are.
+BUDGET, FEATURES = "PSAVLM_STAGE_BYTES", "features"
 
 
 def place(folder: str, owner: str) -> Path:
@@ -41,9 +44,28 @@ def empty(folder: Path) -> Path:
 def fetch(files: Files, manifest: Manifest) -> Path:
     """Return a local folder with the files of a remote artifact, hashed once per process.
 
+    Of several processes one fetches, and the others wait for its copy.
+
     Raises:
         DamagedError: what the remote root holds is not what the manifest says.
     """
+    with _alone(home() / manifest.step / manifest.fingerprint):
+        return _fetch(files, manifest)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Lock a folder of this disk, made if missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _fetch(files: Files, manifest: Manifest) -> Path:
     here = Files.at(str(home()))
     path = f"{manifest.step}/{manifest.fingerprint}/{manifest.attempt}"
     copy = here.folder(path)
@@ -75,11 +97,6 @@ def fetch(files: Files, manifest: Manifest) -> Path:
 def home() -> Path:
     """Return the folder of all local copies."""
     return Path(os.environ.get("PSAVLM_CACHE") or ".psavlm/cache").absolute()
-
-
-def held(manifest: Manifest) -> bool:
-    """Whether a remote artifact has been copied here, or was built here."""
-    return place(f"{manifest.step}/{manifest.fingerprint}", manifest.attempt).exists()
 
 
 def forget(folder: str) -> None:

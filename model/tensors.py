@@ -47,7 +47,7 @@ def digest(tensors: Iterable[Tensor]) -> str:
 
 
 def whole(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """Tensors in shards (model/shards.py) put together, in the CPU's memory; others as they are.
+    """Copies in the CPU's memory, of tensors in shards (model/shards.py) put together.
 
     Args:
         tensors: of the same names on every worker; all of them must call this.
@@ -56,10 +56,9 @@ def whole(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
     found = {}
     for name, tensor in tensors.items():
         if isinstance(tensor, DTensor):
-            tensor = tensor.full_tensor().detach()
-            tensor = tensor.cpu() if keep else tensor
+            tensor = tensor.full_tensor()
         if keep:
-            found[name] = tensor
+            found[name] = tensor.detach().to("cpu", copy=True)
     return found
 
 

@@ -1,11 +1,12 @@
 """Where one part of a stage stands, on disk, for exact resume: safetensors and JSON, no pickle.
 
-`state.safetensors` has parameters and moments, `state.json` the steps done.
+`state.safetensors` has moments, and parameters where they are kept nowhere else; `state.json` the
+steps done.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,22 +58,42 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], state: TrainingState
     (folder / STATE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def load_state(
-    folder: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.AdamW
-) -> TrainingState:
-    """Puts parameters and moments back in place; going on is bit-identical to never stopping.
+class Stored(NamedTuple):
+    """What `save_state` has written: the tensors, mapped from the file `where`."""
+
+    state: TrainingState
+    tensors: dict[str, Tensor]
+    where: Path
+
+
+def read_state(folder: Path) -> Stored:
+    """What `save_state` has written.
 
     Raises:
-        StorageError: damaged files, or tensors that do not fit.
+        StorageError: missing or damaged files.
     """
-    names = _names(trained, optimizer)
-    state = read_record(folder / STATE, TrainingState)
-    stored = read_tensors(folder / STATE_TENSORS)
-    wanted = {PARAMETER + name: p for name, p in trained.items()}
+    where = folder / STATE_TENSORS
+    return Stored(read_record(folder / STATE, TrainingState), read_tensors(where), where)
+
+
+def load_state(
+    stored: Stored, trained: Mapping[str, Tensor], optimizer: torch.optim.AdamW
+) -> TrainingState:
+    """Puts moments, and parameters if there are any, back in place.
+
+    Going on is bit-identical to never stopping.
+
+    Raises:
+        StorageError: tensors that do not fit.
+    """
+    names, state = _names(trained, optimizer), stored.state
+    wanted: dict[str, Tensor] = {}
+    if any(name.startswith(PARAMETER) for name in stored.tensors):
+        wanted = {PARAMETER + name: p for name, p in trained.items()}
     moments = _new_moments([trained[name] for name in names] if state.step else [])
     for name, own in zip(names, moments, strict=False):
         wanted |= {f"{key}/{name}": own[key] for key in MOMENTS}
-    copy_tensors(stored, wanted, where=folder / STATE_TENSORS)
+    copy_tensors(stored.tensors, wanted, where=stored.where)
     _put(moments, optimizer)
     return state
 

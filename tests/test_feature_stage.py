@@ -1,8 +1,12 @@
 """Features of a root in a bucket, on this disk only as far as a budget goes."""
 
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +15,15 @@ import torch
 
 from infra.cache import room
 from infra.files import Files
+from infra.library import Library
 from infra.store import Store
 from model.features import rows_of
+from schemas.artifact import Artifact
 from schemas.errors import ConfigError, StorageError
 from tasks.encode import FeatureCache
 from tasks.encode import shards as shards_of
 from tasks.encode import stage as stages
+from tasks.encode.shards import SHARD_VERSION, SHARDS, Shards
 from tasks.encode.stage import Stage
 from tasks.encode.staged import Staged
 from tests.s3_server import BUCKET, s3_server
@@ -145,6 +152,7 @@ def test_an_error_ahead_of_the_reader_is_the_readers_and_ends_with_its_cause(tmp
 
 
 def test_a_budget_for_not_even_one_image_or_that_is_no_number_is_told(stage, monkeypatch):
+    monkeypatch.setenv("PSAVLM_STAGE_BYTES", "9")
     with pytest.raises(ConfigError, match="9 bytes for features .* PSAVLM_STAGE_BYTES"):
         Stage(str.encode, size=10, budget=9)
     monkeypatch.setenv("PSAVLM_STAGE_BYTES", "1e9")
@@ -152,6 +160,82 @@ def test_a_budget_for_not_even_one_image_or_that_is_no_number_is_told(stage, mon
         room(0)
     monkeypatch.setenv("PSAVLM_STAGE_BYTES", "100")
     assert (room(0), room(30), room(200)) == (100, 70, 0)
+
+
+# --- one budget for all ---
+
+
+def drawn(store: Store, seed: int) -> tuple[Artifact, torch.Tensor]:
+    """Features of all images, [N, 4, 3], in a root of their own."""
+    rows = np.random.default_rng(seed).normal(size=(len(IDS), 4, 3)).astype(np.float32)
+    return keep_features(store, IDS, rows), torch.from_numpy(rows)
+
+
+def test_the_features_of_all_encoders_and_roots_share_one_budget(aws, tmp_path, monkeypatch):
+    stores = [Store(f"s3://{BUCKET}/{tmp_path.name}-{n}") for n in range(2)]
+    (one, rows), (other, others) = (drawn(store, n) for n, store in enumerate(stores))
+    whole = on_disk() // 2
+    monkeypatch.setenv("PSAVLM_CACHE", str(tmp_path / "other machine"))
+    monkeypatch.setenv("PSAVLM_STAGE_BYTES", str(int(1.5 * whole)))
+    first, second = FeatureCache(one), FeatureCache(other)
+    assert not isinstance(first.source, Staged) and on_disk() == whole
+    assert torch.equal(first.batch(IDS), rows) and torch.equal(second.batch(IDS), others)
+    assert 0 < in_stage(second) <= whole // 2
+    # Encode, too: what it writes here counts with what lies here already.
+    made = Library(stores[1], SHARDS, SHARD_VERSION, encoder="third")
+    writer = Shards(made, "float32")
+    writer.add(IDS, others)
+    writer.flush()
+    assert len(made.shards) == 1 and on_disk() == whole
+    # Whose shards are here or on their way needs no room for them.
+    assert not isinstance(FeatureCache(one).source, Staged)
+
+
+HOLDS = """
+import time
+from tasks.encode import stage
+held = stage.Stage(str.encode, size=10, budget=60)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_a_living_process_has_claimed_is_left_to_it_and_given_back_when_it_is_killed(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PSAVLM_CACHE", str(tmp_path))
+    monkeypatch.setenv("PSAVLM_STAGE_BYTES", "100")
+    with subprocess.Popen([sys.executable, "-c", HOLDS], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"ready\n"
+        rest, last = (Stage(str.encode, size=10, budget=100) for _ in range(2))
+        other.kill()
+    assert rest.slots == 4
+    assert last.slots == stages.AT_ONCE  # in memory, as nothing was left of the disk
+    assert "memfd" in os.readlink(f"/proc/self/fd/{last.file.fileno()}")
+    assert last.take(["ab", "cd"]) == [b"ab", b"cd"]
+    assert Stage(str.encode, size=10, budget=100).slots == 6
+    del rest, last
+    assert Stage(str.encode, size=10, budget=100).slots == 10
+
+
+def test_readers_that_begin_together_copy_a_shard_once(aws, tmp_path, monkeypatch):
+    made, rows = drawn(Store(f"s3://{BUCKET}/{tmp_path.name}"), 0)
+    whole = on_disk()
+    monkeypatch.setenv("PSAVLM_CACHE", str(tmp_path / "other machine"))
+    monkeypatch.setenv("PSAVLM_STAGE_BYTES", str(whole))
+    copied, download = [], Files.download
+
+    def slowly(files: Files, path: str, *args, **kwargs) -> None:
+        if path.startswith("features/"):
+            copied.append(path)
+            time.sleep(0.5)
+        download(files, path, *args, **kwargs)
+
+    monkeypatch.setattr(Files, "download", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        readers = list(pool.map(FeatureCache, [made] * 3))
+    assert len(copied) == 1 and on_disk() == whole
+    assert all(torch.equal(reader.batch(IDS), rows) for reader in readers)
 
 
 def test_rows_of_one_length_are_read_and_a_shard_that_was_cut_short_is_told(

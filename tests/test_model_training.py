@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,14 @@ from model.stages import TRAINS, freeze_for
 from model.steps import apply_gradients, learning_rate, new_optimizer, seed_step, train_step
 from model.tensors import read_tensors, write_tensors
 from model.tiny_llava import new_llava, new_processor, new_tokenizer
-from model.training_state import TrainingState, load_state, save_state, state_tensors
+from model.training_state import (
+    PARAMETER,
+    TrainingState,
+    load_state,
+    read_state,
+    save_state,
+    state_tensors,
+)
 from schemas.config import BaseConfig, MethodConfig, PartConfig, Stage
 from schemas.errors import ConfigError, StorageError, TrainingError
 from schemas.hints import load_hints
@@ -57,9 +65,11 @@ def features():
 
 
 def part_loss(model, part, features):
-    if part == "concept":
-        return model.concept_batch_loss(features, QUESTIONS, TYPES, LEVELS)
-    return model.language_batch_loss(features, QUESTIONS, ANSWERS)
+    concepts = partial(model.concept_batch_loss, features, QUESTIONS, TYPES, LEVELS)
+    language = partial(model.language_batch_loss, features, QUESTIONS, ANSWERS)
+    if part == "joint":
+        return concepts() + language()
+    return concepts() if part == "concept" else language()
 
 
 def snapshot(model):
@@ -95,6 +105,7 @@ def test_a_step_changes_exactly_the_parameters_of_its_part(stage, part, features
     expected = {
         "concept": ("safety.projector.", "safety.head.", "safety.tokens.s_head"),
         "tokens": ("safety.tokens.s_llm",),
+        "joint": ("safety.",),
         "lora": ("backbone.vlm.model.language_model.",),
         "full": (
             "backbone.vlm.model.language_model.layers.",
@@ -109,11 +120,10 @@ def test_a_step_changes_exactly_the_parameters_of_its_part(stage, part, features
     assert not [name for name in changed if "vision_tower" in name or "embed_tokens" in name]
 
 
-def test_the_parts_of_stage_one_cover_the_safety_modules_once():
+@pytest.mark.parametrize("parts", [("concept", "tokens"), ("joint",)])
+def test_the_parts_of_stage_one_cover_the_safety_modules_once(parts):
     model = new_model()
-    covered = [
-        n for part in TRAINS[Stage.CONCEPTS] for n in freeze_for(model, Stage.CONCEPTS, part)
-    ]
+    covered = [name for part in parts for name in freeze_for(model, Stage.CONCEPTS, part)]
     every = [f"safety.{name}" for name, _ in model.safety.named_parameters()]
     assert sorted(covered) == sorted(every)
 
@@ -283,18 +293,26 @@ def test_steps_and_workers_draw_different_dropout_and_a_repeated_step_the_same()
     assert torch.equal(draw(0, 1, 0), draws[2])
 
 
+@pytest.mark.parametrize("parameters", ["with the moments", "elsewhere"])
 @pytest.mark.parametrize("part", ["concept", "tokens", "lora"])
-def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(part, features, tmp_path):
+def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(
+    part, parameters, features, tmp_path
+):
     stage = next(stage for stage, name in PARTS if name == part)
     whole = new_model(lora=True)
     run(whole, part, features, first=0, last=6)
     first = new_model(lora=True)
     trained, optimizer = run(first, part, features, first=0, last=3)
     state = TrainingState(stage=stage, part=part, step=3, note={"seen": 12})
-    save_state(tmp_path, state_tensors(trained, optimizer), state)
+    tensors = state_tensors(trained, optimizer)
+    if parameters == "elsewhere":
+        tensors = {n: t for n, t in tensors.items() if not n.startswith(PARAMETER)}
+    save_state(tmp_path, tensors, state)
     second = new_model(lora=True)
+    if parameters == "elsewhere":
+        second.load_state_dict(first.state_dict())
     trained, optimizer = run(second, part, features, first=0, last=0)
-    assert load_state(tmp_path, trained, optimizer) == state
+    assert load_state(read_state(tmp_path), trained, optimizer) == state
     run(second, part, features, first=3, last=6, optimizer=optimizer)
     for (name, a), (_, b) in zip(whole.named_parameters(), second.named_parameters(), strict=True):
         assert torch.equal(a, b), name
@@ -315,12 +333,12 @@ def test_a_state_before_the_first_step_and_a_foreign_one(features, tmp_path):
     trained, optimizer = run(model, "tokens", features, first=0, last=0)
     state = TrainingState(stage=Stage.CONCEPTS, part="tokens", step=0)
     save_state(tmp_path, state_tensors(trained, optimizer), state)
-    assert load_state(tmp_path, trained, optimizer) == state
+    assert load_state(read_state(tmp_path), trained, optimizer) == state
     others, other_optimizer = run(model, "concept", features, first=0, last=0)
     with pytest.raises(StorageError, match="missing .*head.*surplus .*s_llm"):
-        load_state(tmp_path, others, other_optimizer)
+        load_state(read_state(tmp_path), others, other_optimizer)
     with pytest.raises(ConfigError, match="other parameters"):
-        load_state(tmp_path, trained, other_optimizer)
+        load_state(read_state(tmp_path), trained, other_optimizer)
 
 
 def saved(model, folder, *, stage=Stage.ALIGNMENT):

@@ -4,11 +4,17 @@ Chunks, precision and recomputation of one step; the rehearsal before the first;
 named; what a checkpoint holds and refuses. Workers and data are those of test_train_parts.py.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray.train
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface
@@ -28,11 +35,18 @@ from model.losses import IGNORED, answer_sums, language_loss
 from model.packing import attend_by
 from model.precision import base_type, recompute
 from model.stages import freeze_for
-from model.steps import new_optimizer, seed_step
-from model.training_state import TrainingState, allocate_moments, load_state, state_tensors
+from model.steps import apply_gradients, new_optimizer, seed_step
+from model.tensors import read_tensors
+from model.training_state import (
+    PARAMETER,
+    TrainingState,
+    allocate_moments,
+    save_state,
+)
 from schemas.config import PartConfig, Stage, TrainConfig
 from schemas.errors import StoppedError, TrainingError
 from schemas.samples import ROWS
+from tasks.train import saving
 from tasks.train.data import TrainingData
 from tasks.train.faults import culprits
 from tasks.train.fit import FINAL
@@ -42,7 +56,17 @@ from tasks.train.losses import LOSSES
 from tasks.train.publish import calibrate
 from tasks.train.rehearsal import rehearse
 from tasks.train.repeat import choose_kernels
-from tasks.train.saving import STATE, WEIGHTS, read_checkpoint, write_checkpoint
+from tasks.train.saving import (
+    STATE,
+    WEIGHTS,
+    new_draft,
+    read_checkpoint,
+    report_checkpoint,
+    restore,
+    restore_optimizer,
+    snapshot,
+    write_checkpoint,
+)
 from tasks.train.seal import SEAL, damage
 from tasks.train.step import on_gpus
 from tasks.train.verdict import Verdict
@@ -308,7 +332,8 @@ def test_where_an_operation_cannot_repeat_it_is_named_once_and_the_part_goes_on(
     # A later part, and a process that goes on, begin strictly and know of it.
     state = TrainingState(stage=Stage.ALIGNMENT, part="lora", step=6)
     monkeypatch.setattr(Worker, "is_last", lambda *_: False)
-    write_checkpoint(worker, tmp_path, {}, state)
+    parameters, optimizer = started(worker, "lora")
+    write_checkpoint(worker, tmp_path, snapshot(worker, parameters, optimizer, state))
     other = new_worker(folder, Stage.ALIGNMENT)
     assert read_checkpoint(other, tmp_path).note["unrepeatable"] == [OPERATION]
     assert other.model.trains_with == worker.model.trains_with
@@ -548,13 +573,16 @@ def test_the_guard_is_calibrated_in_float32_by_no_more_items_than_its_part_train
 # --- checkpoints ---
 
 
+def started(worker: Worker, part: str) -> tuple[dict, torch.optim.AdamW]:
+    """The parameters of a part of the worker's stage, and an optimizer over them."""
+    names = freeze_for(worker.model, worker.job.config.stage, part)
+    parameters = {name: worker.model.get_parameter(name) for name in names}
+    return parameters, new_optimizer(list(parameters.values()), PART)
+
+
 def trained(worker: Worker, part: str, steps: int) -> tuple[dict, torch.optim.AdamW]:
     """The loop's own steps and notes, without Ray."""
-    from model.steps import apply_gradients
-
-    names = freeze_for(worker.model, Stage.CONCEPTS, part)
-    parameters = {name: worker.model.get_parameter(name) for name in names}
-    optimizer = new_optimizer(list(parameters.values()), PART)
+    parameters, optimizer = started(worker, part)
     for step in range(steps):
         items = worker.items(step, PART)
         optimizer.zero_grad(set_to_none=True)
@@ -572,7 +600,7 @@ def checkpoint(folder, tmp_path_factory) -> tuple[Path, Worker, dict]:
     worker.gather_order()
     state = TrainingState(stage=Stage.CONCEPTS, part="concept", step=3)
     path = tmp_path_factory.mktemp("checkpoint")
-    write_checkpoint(worker, path, state_tensors(parameters, optimizer), state)
+    write_checkpoint(worker, path, snapshot(worker, parameters, optimizer, state))
     return path, worker, parameters
 
 
@@ -604,15 +632,29 @@ def test_a_checkpoint_comes_back_into_another_process(checkpoint, folder):
         assert torch.equal(other.model.get_parameter(name), parameter)
     assert other.losses == worker.losses and len(other.losses) == 3
     assert other.order.equals(worker.order)
-    names = freeze_for(other.model, Stage.CONCEPTS, "concept")
-    again = {name: other.model.get_parameter(name) for name in names}
-    optimizer = new_optimizer(list(again.values()), PART)
-    assert load_state(path / STATE, again, optimizer).note == {
-        "data": other.data.digest,
-        "workers": 1,
-        "device": "cpu",
-        "unrepeatable": [],
-    }
+    again, optimizer = started(other, "concept")
+    note = {"data": other.data.digest, "workers": 1, "device": "cpu", "unrepeatable": []}
+    assert restore_optimizer(other, again, optimizer).note == note
+    assert all(optimizer.state[p]["exp_avg"].any() for p in again.values())
+    assert other.stored is None
+
+
+def test_a_checkpoint_from_when_it_held_the_weights_twice_is_still_read(
+    checkpoint, folder, tmp_path
+):
+    path, worker, parameters = checkpoint
+    old = shutil.copytree(path, tmp_path / "old")
+    _, optimizer = started(new_worker(folder, Stage.CONCEPTS), "concept")
+    state = TrainingState.model_validate_json((path / STATE / "state.json").read_bytes())
+    moments = read_tensors(path / STATE / "state.safetensors")
+    assert not any(name.startswith(PARAMETER) for name in moments)
+    twice = {PARAMETER + name: p.detach() for name, p in parameters.items()}
+    save_state(old / STATE, moments | twice, state)
+    other = new_worker(folder, Stage.CONCEPTS)
+    read_checkpoint(other, old)
+    again, optimizer = started(other, "concept")
+    assert restore_optimizer(other, again, optimizer).step == 3
+    assert all(torch.equal(again[name], p) for name, p in parameters.items())
 
 
 def test_rows_after_a_resume_follow_those_before_it(checkpoint, folder):
@@ -681,3 +723,156 @@ def test_what_is_trained_on_is_one_hash(folder):
     text = ids.encode() + np.array(PLAN, "<i8").tobytes()
     assert worker.data.digest == hashlib.sha256(text).hexdigest()
     assert holding(worker, PLAN[1:]).data.digest != worker.data.digest
+
+
+# --- the way of a checkpoint, with Ray's part played here ---
+
+
+class Ray:
+    """What `ray.train` does for a checkpoint; a copy beside the steps when it is `asked` for."""
+
+    def __init__(self, monkeypatch, run: Path) -> None:
+        self.run, self.asked, self.opened = run, [], []
+        monkeypatch.setattr(ray.train, "report", self.report)
+        monkeypatch.setattr(ray.train, "get_context", lambda: self)
+        monkeypatch.setattr(ray.train, "get_checkpoint", lambda: self)
+        monkeypatch.setattr(ray.train, "get_all_reported_checkpoints", list)
+
+    def report(self, metrics, *, checkpoint, checkpoint_upload_mode, checkpoint_upload_fn) -> None:
+        name = f"checkpoint_{len(self.asked)}"
+        self.asked.append(partial(checkpoint_upload_fn, checkpoint, name))
+        if checkpoint_upload_mode is ray.train.CheckpointUploadMode.SYNC:
+            self.asked[-1]()
+
+    def get_storage(self) -> "Ray":
+        return self
+
+    def persist_current_checkpoint(self, checkpoint, name: str):
+        self.path = shutil.copytree(checkpoint.path, self.run / name)
+        return checkpoint
+
+    @contextlib.contextmanager
+    def as_directory(self) -> Iterator[str]:
+        """As from a bucket: a copy of its own each time, and gone afterwards."""
+        self.opened.append(shutil.copytree(self.path, self.run / f"opened_{len(self.opened)}"))
+        yield str(self.opened[-1])
+        shutil.rmtree(self.opened[-1])
+
+
+@pytest.fixture
+def drafts(tmp_path, monkeypatch) -> Path:
+    """The folder of drafts."""
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    return place
+
+
+@pytest.fixture
+def under_way(folder, drafts, tmp_path, monkeypatch) -> tuple[Ray, Worker, dict, tuple]:
+    """A worker after a step, and how it reports a checkpoint."""
+    worker = new_worker(folder, Stage.CONCEPTS)
+    parameters, optimizer = trained(worker, "concept", 1)
+    state = TrainingState(stage=Stage.CONCEPTS, part="concept", step=1)
+    return Ray(monkeypatch, tmp_path), worker, parameters, (worker, parameters, optimizer, state)
+
+
+def test_the_steps_go_on_while_a_checkpoint_is_written_that_holds_what_was_before(
+    under_way, drafts, monkeypatch
+):
+    ours, worker, parameters, told = under_way
+    before = {name: p.detach().clone() for name, p in parameters.items()}
+    gate = threading.Event()
+
+    def slowly(*given) -> None:
+        assert gate.wait(60)
+        write_checkpoint(*given)
+
+    monkeypatch.setattr(saving, "write_checkpoint", slowly)
+    report_checkpoint(*told, metrics={})
+    with torch.no_grad():  # what a step does
+        for group in (parameters.values(), *(s.values() for s in told[2].state.values())):
+            for tensor in group:
+                tensor.add_(1.0)
+    worker.losses.append({"part": "concept", "step": 2})
+    gate.set()
+    (copied,) = ours.asked
+    copied()
+    assert damage(ours.path) == "" and not list(drafts.iterdir())
+    other = new_worker(Path(worker.job.root).parent, Stage.CONCEPTS)
+    assert restore(other).step == 1 and len(other.losses) == 1
+    again, optimizer = started(other, "concept")
+    restore_optimizer(other, again, optimizer)
+    for name, parameter in again.items():
+        assert torch.equal(parameter, before[name])
+        moments = told[2].state[parameters[name]]["exp_avg"] - 1.0
+        torch.testing.assert_close(optimizer.state[parameter]["exp_avg"], moments)
+    assert len(ours.opened) == 1  # and both readers have read what was found to be sound
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_training_and_leaves_no_draft(
+    under_way, drafts, monkeypatch
+):
+    ours, worker, _, told = under_way
+
+    def full(worker: Worker, folder: Path, kept) -> None:
+        (folder / WEIGHTS).write_bytes(b"x" * 1000)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(saving, "write_checkpoint", full)
+    with pytest.raises(OSError, match="No space left"):
+        report_checkpoint(*told, metrics={}, now=True)
+    assert not list(drafts.iterdir())
+    report_checkpoint(*told, metrics={})
+    with pytest.raises(OSError, match="No space left"):
+        ours.asked[-1]()
+    assert not list(drafts.iterdir())
+    with pytest.raises(OSError, match="No space left"):  # whoever asks first tells it
+        report_checkpoint(*told, metrics={})
+    worker.writing = None
+    monkeypatch.setattr(ray.train, "report", len)  # which takes no such arguments
+    with pytest.raises(TypeError):
+        report_checkpoint(*told, metrics={})
+    assert not list(drafts.iterdir())
+
+
+KILLED = """
+import sys, tempfile, time
+from pathlib import Path
+from model.training_state import TrainingState
+from schemas.config import Stage
+from tasks.train import saving
+from tests.test_train_exact import new_worker, trained
+
+def never(folder):
+    print(folder, flush=True)
+    time.sleep(600)
+
+saving.seal = never
+tempfile.tempdir = sys.argv[2]
+worker = new_worker(Path(sys.argv[1]), Stage.CONCEPTS)
+parameters, optimizer = trained(worker, "concept", 1)
+state = TrainingState(stage=Stage.CONCEPTS, part="concept", step=1)
+kept = saving.snapshot(worker, parameters, optimizer, state)
+saving.write_checkpoint(worker, saving.new_draft(worker), kept)
+"""
+
+
+def test_what_a_worker_that_was_killed_has_left_of_this_run_is_removed_by_the_next(
+    under_way, folder, drafts
+):
+    ours, worker, _, told = under_way
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(folder), str(drafts)],
+        stdout=subprocess.PIPE, text=True, env=environment,
+    ) as other:  # fmt: skip
+        left = Path(other.stdout.readline().strip())
+        mine = new_draft(worker)
+        living = left.is_dir()
+        other.kill()
+    assert living and (left / WEIGHTS).stat().st_size > 0
+    (another_run := drafts / left.name.replace("-store-", "-another-")).mkdir()
+    report_checkpoint(*told, metrics={}, now=True)
+    assert sorted(drafts.iterdir()) == sorted([mine, another_run])
+    assert damage(ours.path) == ""

@@ -19,14 +19,14 @@ import torch.distributed as dist
 from pydantic import ValidationError
 from torch.distributed.tensor import DTensor
 
-from model.checkpoint import BaseReference, as_language, load_model, save_model
+from model.checkpoint import BaseReference, load_model, save_model
 from model.precision import recompute
 from model.psavlm import PsaVlm
 from model.shards import shard_layers
 from model.stages import freeze_for
 from model.steps import apply_gradients, new_optimizer, seed_step
-from model.tensors import read_tensors, whole
-from model.training_state import PARAMETER, TrainingState, load_state, state_tensors
+from model.tensors import read_tensors
+from model.training_state import TrainingState, load_state
 from schemas.config import MethodConfig, PartConfig, Stage, TrainConfig
 from tasks.train.faults import culprits
 from tasks.train.loop import backward
@@ -34,7 +34,7 @@ from tasks.train.losses import LOSSES
 from tasks.train.rehearsal import rehearse
 from tasks.train.repeat import choose_kernels, repeatably
 from tasks.train.reporter import Reporter
-from tasks.train.saving import STATE, WEIGHTS, read_checkpoint, write_checkpoint
+from tasks.train.saving import STATE, WEIGHTS, read_checkpoint, snapshot, write_checkpoint
 from tasks.train.seal import damage
 from tasks.train.worker import Worker
 from tests.test_train_parts import (
@@ -126,17 +126,15 @@ class Run:
 
     def save(self, folder: Path, step: int) -> None:
         self.worker.gather_order()
-        keep = self.worker.rank == 0
-        tensors = whole(state_tensors(self.parameters, self.optimizer), keep=keep)
-        assert bool(tensors) == keep
         state = TrainingState(stage=Stage.ALIGNMENT, part="full", step=step)
-        if keep:
+        kept = snapshot(self.worker, self.parameters, self.optimizer, state)
+        assert (kept is not None) == (self.worker.rank == 0)
+        if kept is not None:
             folder.mkdir()
-            write_checkpoint(self.worker, folder, tensors, state)
-            language = as_language({n: tensors[PARAMETER + n] for n in self.parameters})
+            write_checkpoint(self.worker, folder, kept)
             base = BaseReference(name="b")
             model = folder.with_name(f"{folder.name}-model")
-            save_model(model, self.worker.model, base=base, language=language, **CARD)
+            save_model(model, self.worker.model, base=base, language=kept.language, **CARD)
 
 
 def in_shards(folder: Path, rank: int) -> None:
@@ -153,7 +151,7 @@ def in_shards(folder: Path, rank: int) -> None:
     assert read_checkpoint(again, folder / "saved").step == SAVED
     resumed = Run(again)
     rehearse(again, "full", ONE, partial(backward, again, "full"))  # as the loop does
-    load_state(folder / "saved" / STATE, resumed.parameters, resumed.optimizer)
+    load_state(again.stored, resumed.parameters, resumed.optimizer)
     resumed.steps(SAVED, ENDED).save(folder / "resumed", ENDED)
     others = [Run(full_worker(folder, **place, **own)).steps(0, 1).curve for own in VARIANTS]
     found = {"curve": run.curve, "others": others, "sizes": sizes, "named": named}

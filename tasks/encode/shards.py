@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from infra.cache import room
+from infra import cache, staging
 from infra.library import Library
 from tasks.encode.sight import as_kept
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FEATURES = "features.npy"
 SPAN = ["first_row", "rows", "height", "width"]
 RAGGED = 2  # axes of an array of images that lie one behind the other
-SHARDS, SHARD_VERSION = "features", 1
+SHARDS, SHARD_VERSION = cache.FEATURES, 1
 IMAGES_PER_SHARD = 8_192
 BYTES_PER_SHARD = 2 << 30  # a shard is built in memory
 ENCODER = b"psavlm.encoder"
@@ -36,7 +36,7 @@ class Shards:
         self.library = library
         self.dtype = dtype
         self.bytes = 0
-        self._first, self._room = len(library.shards), room(0)
+        self._first, self._fit = len(library.shards), True
         self._held = 0
         self._ids: list[str] = []
         self._rows: list[np.ndarray] = []
@@ -80,7 +80,10 @@ class Shards:
 
     def _leave_room(self) -> None:
         """Keep copies of a bucket's shards only while all of them fit on this disk."""
-        if self.bytes > self._room:
+        if "://" not in self.library.store.root:
+            return
+        self._fit = self._fit and staging.fits(self.bytes)
+        if not self._fit:
             for number in range(self._first, len(self.library.shards)):
                 self.library.forget(number)
             self._first = len(self.library.shards)

@@ -1,23 +1,27 @@
 """Things of a bucket on this machine's disk as far as a budget goes, fetched before they are read.
 
 They lie in one file without a name, in slots of equal size, so that it can never outgrow the budget
-and is gone with the process. What is needed last makes room.
+and is gone with the process. What is needed last makes room. Where others have left nothing of the
+budget, the file lies in memory and holds as much as is fetched at once.
 """
 
+import logging
 import os
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from tempfile import TemporaryFile
 from threading import Lock
 
-from infra import cache
+from infra import cache, staging
 from schemas.errors import ConfigError, StorageError
 
 READERS = 16
 AT_ONCE = 64  # things that are fetched before somebody who waits for others has his turn
 LOOK = 4_096  # things to come that are looked at
 AHEAD, SHARE = 1_024, 4  # that are fetched, at most a quarter of what fits: the rest is kept
+log = logging.getLogger(__name__)
 
 
 class Stage:
@@ -26,22 +30,21 @@ class Stage:
     Args:
         fetch: brings one, from several threads.
         size: of a slot.
-        budget: bytes on disk.
+        budget: bytes on disk, of which it takes what is left when it begins.
 
     Raises:
-        ConfigError: the budget is too small for a single one.
+        ConfigError: PSAVLM_STAGE_BYTES is too little for a single one.
         StorageError: (of `take`) the disk is full, and what `fetch` raises.
     """
 
     def __init__(self, fetch: Callable[[str], bytes], *, size: int, budget: int) -> None:
-        if budget < size:
-            raise ConfigError(
-                f"{budget:,} bytes for features on this disk do not hold those of one image "
-                f"({size:,}): raise {cache.BUDGET}, or make room in {cache.home()}"
-            )
-        self.size, self.slots, self.fetched = size, budget // size, 0
-        cache.home().mkdir(parents=True, exist_ok=True)
-        self.file = TemporaryFile(dir=cache.home())  # noqa: SIM115 - gone with this object
+        self.size, self.fetched = size, 0
+        self.slots = self._claimed(budget)
+        if self.slots:
+            self.file = TemporaryFile(dir=cache.home())  # noqa: SIM115 - gone with this object
+        else:
+            log.warning("nothing is left here of %s: features go through memory", cache.BUDGET)
+            self.slots, self.file = AT_ONCE, os.fdopen(os.memfd_create("features"), "w+b")
         self._fetch = fetch
         self._free = list(range(self.slots))
         # Slot and bytes of each, the latest used last.
@@ -65,6 +68,20 @@ class Stage:
                 self._bring(part)
                 found += [self._read(name) for name in part]
         return found
+
+    def _claimed(self, most: int) -> int:
+        """Slots that there is room for on this disk, claimed for as long as this object is used."""
+        given = cache.budget()
+        if given is not None and given < self.size:
+            raise ConfigError(
+                f"{given:,} bytes for features on this disk do not hold those of one image "
+                f"({self.size:,}): raise {cache.BUDGET}"
+            )
+        with staging.ledger() as ledger:
+            left = cache.room(sum(ledger.taken().values()))
+            slots = min(most, left) // self.size
+            self._claim = ledger.claim({f"stage-{uuid.uuid4().hex}": slots * self.size})
+        return slots
 
     def _bring_ahead(self, upcoming: Callable[[int], Sequence[str]], turn: int) -> None:
         """An error ends it; who reads meets the same one and tells it."""

@@ -5,6 +5,7 @@ shards by turns would move each many times over. Rows have a fixed place in thei
 """
 
 import io
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from infra import cache
+from infra import cache, staging
 from infra.files import Files
 from infra.index import read_index
 from infra.integrity import attempt, present
@@ -149,15 +150,26 @@ class Staged:
 
 
 def bytes_here(library: Library, image_ids: Sequence[str]) -> tuple[int, int]:
-    """Bytes of the shards that these images lie in: those copied here, and the others."""
+    """Bytes that all features take on this disk, and those that these images' shards lack.
+
+    What they lack and there is room for is claimed for as long as the library is in use, and counts
+    as here.
+    """
     files = Files.at(library.store.root)
 
-    def one(number: int) -> tuple[bool, int]:
+    def one(number: int) -> tuple[str, int]:
         shard = library.shards[number]
         manifest = present(files, f"{shard.step}/{shard.fingerprint}")
-        return cache.held(manifest), sum(entry.bytes for entry in manifest.files)
+        name = f"{shard.step}/{shard.fingerprint}/{manifest.attempt}"
+        return name, sum(entry.bytes for entry in manifest.files)
 
     with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(one, library.spread(image_ids)))
-    here = sum(size for held, size in found if held)
-    return here, sum(size for _, size in found) - here
+        wanted = dict(pool.map(one, library.spread(image_ids)))
+    with staging.ledger() as ledger:
+        taken = ledger.taken()
+        here = sum(taken.values())
+        more = sum(size for name, size in wanted.items() if name not in taken)
+        if more > cache.room(here):
+            return here, more
+        weakref.finalize(library, ledger.claim(wanted).close)
+    return here + more, 0

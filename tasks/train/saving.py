@@ -2,14 +2,22 @@
 
 A checkpoint holds all trainable weights of the stage, the optimizer state of the part that runs,
 the losses and the rows so far, and after the last step `model/`: what the artifact will be. Its
-last file names all others with their hashes. It is handed to Ray Train, which copies it into the
-run's folder while the steps go on, and makes it known when all of it is there.
+last file names all others with their hashes.
+
+The steps wait while its tensors are copied into memory of their own. It is written and hashed
+beside the next steps, as a draft in this machine's temporary folder; Ray Train copies that into the
+run's folder, and makes it known when all of it is there.
 """
 
+import glob
 import logging
+import os
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,16 +25,28 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from infra.disk import clear
+from infra.process import alive, started
 from model.checkpoint import as_language, language_weights
 from model.lora import lora_parameters
 from model.tensors import copy_tensors, read_tensors, whole, write_tensors
-from model.training_state import PARAMETER, TrainingState, load_state, save_state, state_tensors
+from model.training_state import (
+    PARAMETER,
+    TrainingState,
+    load_state,
+    read_state,
+    save_state,
+    state_tensors,
+)
 from schemas.errors import StorageError, TrainingError
 from tasks.base_model import FOLDER
 from tasks.train.job import CURVE, ORDER
 from tasks.train.publish import publish
 from tasks.train.seal import damage, seal
 from tasks.train.worker import Worker
+
+if TYPE_CHECKING:
+    from ray.train import Checkpoint
 
 WEIGHTS, STATE = "weights.safetensors", "state"
 POINTS = pa.schema(
@@ -39,6 +59,20 @@ POINTS = pa.schema(
     ]
 )
 log = logging.getLogger(__name__)
+
+
+class Snapshot(NamedTuple):
+    """What a checkpoint holds, untouched by the steps that follow.
+
+    `language` is what `full` trains of the base; `moments` are those of the part that runs.
+    """
+
+    weights: dict[str, Tensor]
+    language: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    losses: list[dict[str, Any]]
+    order: pa.Table
+    state: TrainingState
 
 
 def restore(worker: Worker) -> TrainingState | None:
@@ -61,7 +95,6 @@ def restore(worker: Worker) -> TrainingState | None:
                 log.warning("checkpoint %s is left out: %s", checkpoint.path, why)
                 continue
             state = read_checkpoint(worker, Path(folder))
-        worker.checkpoint = checkpoint
         _agreed(state)
         return state
     raise StorageError(
@@ -71,13 +104,14 @@ def restore(worker: Worker) -> TrainingState | None:
 
 
 def read_checkpoint(worker: Worker, folder: Path) -> TrainingState:
-    """Put a sound checkpoint's weights, losses and rows into place.
+    """Put a sound checkpoint's weights, losses and rows into place; keep its moments for later.
 
     Raises:
         StorageError: files that do not fit.
         TrainingError: it is of other data, of another number of workers, or of other devices.
     """
-    state = TrainingState.model_validate_json((folder / STATE / "state.json").read_bytes())
+    stored = read_state(folder / STATE)
+    state = stored.state
     # Checkpoints of earlier releases name no device.
     noted = ((key, state.note.get(key, now), now) for key, now in _note(worker).items())
     if told := [f"{key} {then}, now {now}" for key, then, now in noted if then != now]:
@@ -94,15 +128,16 @@ def read_checkpoint(worker: Worker, folder: Path) -> TrainingState:
     worker.losses[:] = pq.read_table(folder / CURVE).to_pylist()
     worker.order = pq.read_table(folder / ORDER)
     worker.model.unrepeatable |= set(state.note.get("unrepeatable", ()))
+    worker.stored = stored
     return state
 
 
 def restore_optimizer(
     worker: Worker, parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW
 ) -> TrainingState:
-    """Put the restored checkpoint's parameters and moments of the running part into place."""
-    with worker.checkpoint.as_directory() as folder:
-        return load_state(Path(folder) / STATE, parameters, optimizer)
+    """Put the restored checkpoint's moments of the running part into place, and let go of them."""
+    stored, worker.stored = worker.stored, None
+    return load_state(stored, parameters, optimizer)
 
 
 def report_checkpoint(  # noqa: PLR0913 - what a checkpoint holds
@@ -116,51 +151,106 @@ def report_checkpoint(  # noqa: PLR0913 - what a checkpoint holds
 ) -> None:
     """Hand a checkpoint to Ray Train; every rank must call this, rank 0 writes.
 
-    The copy into the run's folder goes on beside the next steps, but `now` and after the last step.
+    That goes on beside the next steps, but `now` and after the last step. An error in writing ends
+    the training, at the next checkpoint at the latest.
     """
     import ray.train
     from ray.train import CheckpointUploadMode as Mode
 
     worker.gather_order()
-    tensors = whole(state_tensors(parameters, optimizer), keep=worker.rank == 0)
-    if worker.rank != 0:
+    if worker.writing is not None:
+        worker.writing.result()  # two at a time would need the memory of two
+    kept = snapshot(worker, parameters, optimizer, state)
+    if kept is None:
         ray.train.report(metrics)
         return
-    # Deleted by Ray when it is copied.
-    path = Path(tempfile.mkdtemp(prefix="psavlm-checkpoint-"))
-    write_checkpoint(worker, path, tensors, state)
-    ray.train.report(
-        metrics,
-        checkpoint=ray.train.Checkpoint.from_directory(path),
-        checkpoint_upload_mode=Mode.SYNC if now or worker.is_last(state) else Mode.ASYNC,
-        delete_local_checkpoint_after_upload=True,
-    )
+    draft = new_draft(worker)
+    write: Callable[[], None] = partial(write_checkpoint, worker, draft, kept)
+    waits = now or worker.is_last(state)
+    if not waits:
+        worker.writing = _beside(write)
+        write = worker.writing.result
+    try:
+        ray.train.report(
+            metrics,
+            checkpoint=ray.train.Checkpoint.from_directory(draft),
+            checkpoint_upload_mode=Mode.SYNC if waits else Mode.ASYNC,
+            checkpoint_upload_fn=partial(_copied, write),
+        )
+    except BaseException:
+        # Before Ray has asked for the copy: whose removal would end here too.
+        if worker.writing is not None:
+            wait([worker.writing])
+        clear(draft)
+        raise
 
 
-def write_checkpoint(
+def snapshot(
     worker: Worker,
-    folder: Path,
-    tensors: dict[str, Tensor],
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.AdamW,
     state: TrainingState,
-) -> None:
+) -> Snapshot | None:
+    """What there is now, for rank 0; every rank must call this, for its part of the shards."""
+    keep = worker.rank == 0
+    tensors = state_tensors(parameters, optimizer)
+    moments = {n: t for n, t in tensors.items() if not n.startswith(PARAMETER)}
+    language = parameters if "full" in worker.job.config.parts else {}
+    kept = (
+        whole(_weights(worker), keep=keep),
+        as_language(whole(language, keep=keep)),
+        whole(moments, keep=keep),
+    )
+    if not keep:
+        return None
+    note = {**_note(worker), "unrepeatable": sorted(worker.model.unrepeatable)}
+    state = TrainingState.model_validate({**dict(state), "note": note})
+    return Snapshot(*kept, list(worker.losses), worker.order, state)
+
+
+def new_draft(worker: Worker) -> Path:
+    """An empty folder for a checkpoint; those that dead processes have left of this run go."""
+    ours = f"psavlm-checkpoint-{worker.job.run}-{worker.rank}-"
+    for old in Path(tempfile.gettempdir()).glob(f"{glob.escape(ours)}*"):
+        pid = old.name.removeprefix(ours).partition("-")[0]
+        if pid.isdecimal() and not alive(int(pid), started(int(pid))):
+            clear(old)
+    return Path(tempfile.mkdtemp(prefix=f"{ours}{os.getpid()}-"))
+
+
+def write_checkpoint(worker: Worker, folder: Path, kept: Snapshot) -> None:
     """All files of a checkpoint, and last the one that names them.
 
     Args:
         worker: rank 0.
         folder: an empty one.
-        tensors: whole parameters and moments of the part that runs (`state_tensors`).
-        state: where it stands.
+        kept: what they hold.
     """
-    note = {**_note(worker), "unrepeatable": sorted(worker.model.unrepeatable)}
-    state = TrainingState.model_validate({**dict(state), "note": note})
-    language = _language(worker, tensors)
-    write_tensors(folder / WEIGHTS, _weights(worker) | language)
-    save_state(folder / STATE, tensors, state)
-    pq.write_table(pa.Table.from_pylist(worker.losses, schema=POINTS), folder / CURVE)
-    pq.write_table(worker.order, folder / ORDER)
-    if worker.is_last(state):
-        publish(worker, folder / FOLDER, language)
+    write_tensors(folder / WEIGHTS, kept.weights | kept.language)
+    save_state(folder / STATE, kept.moments, kept.state)
+    pq.write_table(pa.Table.from_pylist(kept.losses, schema=POINTS), folder / CURVE)
+    pq.write_table(kept.order, folder / ORDER)
+    if worker.is_last(kept.state):
+        publish(worker, folder / FOLDER, kept.language)
     seal(folder)
+
+
+def _beside(work: Callable[[], None]) -> Future[None]:
+    pool = ThreadPoolExecutor(1)
+    done = pool.submit(work)
+    pool.shutdown(wait=False)
+    return done
+
+
+def _copied(write: Callable[[], None], draft: "Checkpoint", name: str) -> "Checkpoint":
+    """The draft, when it is written, in the run's folder by that name; called by Ray Train."""
+    import ray.train
+
+    try:
+        write()
+        return ray.train.get_context().get_storage().persist_current_checkpoint(draft, name)
+    finally:
+        clear(Path(draft.path))
 
 
 def _note(worker: Worker) -> dict[str, Any]:
@@ -186,11 +276,3 @@ def _weights(worker: Worker) -> dict[str, Tensor]:
     model = worker.model
     weights = {f"safety.{n}": t for n, t in model.safety.state_dict().items()}
     return {**weights, **lora_parameters(model.backbone)}
-
-
-def _language(worker: Worker, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The base's own weights that `full` has trained, whole; none where another part trains."""
-    if "full" not in worker.job.config.parts:
-        return {}
-    found = {n.removeprefix(PARAMETER): t for n, t in tensors.items() if n.startswith(PARAMETER)}
-    return as_language(found)

@@ -17,7 +17,7 @@ from model.packing import attend_by, attention_of, best_attention, can_pack
 from model.precision import base_type, recompute
 from model.psavlm import PsaVlm
 from model.shards import shard_layers
-from model.training_state import TrainingState
+from model.training_state import Stored, TrainingState
 from schemas.config import PartConfig, Stage, TrainConfig
 from schemas.errors import ConfigError
 from tasks.base_model import FOLDER
@@ -29,7 +29,7 @@ from tasks.train.repeat import choose_kernels
 from tasks.train.reporter import Reporter
 
 if TYPE_CHECKING:
-    from ray.train import Checkpoint
+    from concurrent.futures import Future
 
 # What was trained on: `row` is the place among the balanced rows sorted by sample_id, as in
 # plan.parquet; a global batch's rows stand in the order of the workers.
@@ -57,8 +57,10 @@ class Worker:
     # This worker's own since then: part, step, rows.
     trained: list[tuple[str, int, "np.ndarray"]] = field(default_factory=list)
     meter: Meter = field(default_factory=Meter)
-    # The checkpoint that this process goes on from.
-    checkpoint: "Checkpoint | None" = None
+    # What the checkpoint that this process goes on from tells of the optimizer.
+    stored: Stored | None = None
+    # The checkpoint that is being written beside the steps.
+    writing: "Future[None] | None" = None
     # Whether an operation that does not repeat ends a step (tasks/train/repeat.py).
     strict: bool = False
 
