@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from model.flops import Flops
 from model.steps import seed_step
 from schemas.config import PartConfig
 from schemas.errors import TrainingError
@@ -36,7 +36,7 @@ def rehearse(worker: Worker, name: str, part: PartConfig, backward: Backward) ->
     items = worker.items(step, part)
     seed_step(worker.job.config.seed, step, worker.rank)
     try:
-        with FlopCounterMode(display=False) as counter:
+        with Flops() as counter:
             sums = backward(items, step, part)
     except torch.OutOfMemoryError as error:
         size = part.micro_batch or len(items)
@@ -58,7 +58,7 @@ def rehearse(worker: Worker, name: str, part: PartConfig, backward: Backward) ->
         _count(worker, counter, sums)
 
 
-def _count(worker: Worker, counter: FlopCounterMode, sums: dict[str, float]) -> None:
+def _count(worker: Worker, counter: Flops, sums: dict[str, float]) -> None:
     """What is counted is this worker's own; positions are those of all workers."""
     own = max(sums["padded"] / worker.world, 1.0)
     worker.meter.workers = worker.world
