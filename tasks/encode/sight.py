@@ -46,9 +46,14 @@ def as_kept(features: Any, dtype: str) -> "np.ndarray":
     return kept.view(torch.uint16).numpy() if dtype == "bfloat16" else kept.numpy()
 
 
-def as_float(kept: "np.ndarray") -> "torch.Tensor":
-    """What `as_kept` gave, in float32; the array must be the caller's own."""
+def as_tensor(kept: "np.ndarray") -> "torch.Tensor":
+    """What `as_kept` gave, float32 or bfloat16; the array must be the caller's own."""
     import torch
 
     found = torch.from_numpy(kept)
-    return found.view(torch.bfloat16).float() if found.dtype == torch.uint16 else found
+    return found.view(torch.bfloat16) if found.dtype == torch.uint16 else found
+
+
+def as_float(kept: "np.ndarray") -> "torch.Tensor":
+    """The same in float32."""
+    return as_tensor(kept).float()
