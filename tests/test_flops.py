@@ -1,4 +1,4 @@
-"""What is counted of a step: attention on the CPU as by plain products, and recompute not at all."""
+"""What is counted of a step: attention on the CPU as its plain products, recompute not at all."""
 
 import pytest
 import torch

@@ -215,7 +215,8 @@ def test_the_rehearsal_runs_that_batch_leaves_no_trace_and_counts_its_operations
 def test_the_positions_that_are_told_are_those_that_the_language_model_was_given(
     folder, monkeypatch, micro
 ):
-    worker, part = new_worker(folder, Stage.CONCEPTS), PART.model_copy(update={"micro_batch": micro})
+    worker = new_worker(folder, Stage.CONCEPTS)
+    part = PartConfig(**{**dict(PART), "micro_batch": micro})
     backbone, masks = worker.model.backbone, []
     hidden = backbone.hidden
 
