@@ -64,8 +64,8 @@ class Llava(Backbone):
         return ((self.side, self.side),)
 
     def prepare(self, images: Sequence[Image]) -> Any:
-        """Normalised pixels [B, 3, height, width]."""
-        return self.pixels(images)
+        """Normalised pixels [B, 3, height, width], in the encoder's type."""
+        return self.pixels(images).to(self.dtype)
 
     def encode_prepared(self, prepared: Any) -> Encoded:
         """h_o [B, P, V]: features of layer -2 without CLS; the layers after it are not run."""
