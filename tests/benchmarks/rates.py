@@ -97,18 +97,19 @@ def copy_rate(device: torch.device) -> float:
     """Bytes a second that a large copy on this device reads and writes, the best of three."""
     source = torch.zeros(COPIED[device.type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * len(source) / min(_seconds(lambda: target.copy_(source), device) for _ in range(3))
+    return 2 * len(source) / min(seconds_of(lambda: target.copy_(source), device) for _ in range(3))
 
 
 def read_rate(arrays: Iterable[np.ndarray]) -> float:
     """Bytes a second at which these arrays are read as they lie, the best of three."""
     parts = list(arrays)
     cpu = torch.device("cpu")
-    seconds = min(_seconds(lambda: [part.copy() for part in parts], cpu) for _ in range(3))
+    seconds = min(seconds_of(lambda: [part.copy() for part in parts], cpu) for _ in range(3))
     return sum(part.nbytes for part in parts) / seconds
 
 
-def _seconds(call: Callable[[], Any], device: torch.device) -> float:
+def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of the wall's clock that a call takes."""
     began = now(device)
     call()
     return now(device) - began

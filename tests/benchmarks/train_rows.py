@@ -1,8 +1,6 @@
 """What is measured on a GPU: encoding and both stages, beside what the device could do."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -13,7 +11,7 @@ from schemas.config import Stage
 from tasks.encode.shards import SHARD_VERSION, SHARDS
 from tasks.encode.work import encode_all
 from tasks.train.meter import peak_rate
-from tests.benchmarks.rates import by_turns, copy_rate, counted, moved, now
+from tests.benchmarks.rates import by_turns, copy_rate, counted, moved, seconds_of
 from tests.benchmarks.train_loops import Bench, Joint, learn, ours, trainer
 
 ROUNDS = 3
@@ -40,16 +38,15 @@ def rows(bench: Bench, *, steps: int) -> dict[str, float]:
 def _encode_rows(bench: Bench, peak: float) -> dict[str, float]:
     config, backbone, files = bench.encode, bench.backbone(), list(bench.files())
     ready = torch.arange(config.batch) % bench.shape.items
-    flops = counted(partial(bench.encoded, backbone, ready))
     library = Library(Store(str(bench.folder / "encoded")), SHARDS, SHARD_VERSION, encoder="hand")
 
-    def seconds(call: Callable[[], Any]) -> float:
-        began = now(backbone.device)
-        call()
-        return now(backbone.device) - began
+    def whole_way() -> None:
+        encode_all(config, iter(files), backbone, library, tick=lambda done: None)
 
-    alone = min(seconds(partial(bench.encoded, backbone, ready)) for _ in range(ROUNDS))
-    whole = seconds(lambda: encode_all(config, iter(files), backbone, library, tick=lambda _: None))
+    encode = partial(bench.encoded, backbone, ready)
+    flops = counted(encode)
+    alone = min(seconds_of(encode, backbone.device) for _ in range(ROUNDS))
+    whole = seconds_of(whole_way, backbone.device)
     return {
         "encode_images_per_s": config.batch / alone,
         "encode_of_peak": flops / alone / peak,
