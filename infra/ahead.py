@@ -13,13 +13,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(items: Iterable[Item], read: Callable[[Item], Result]) -> Iterator[Result]:
+def ahead(
+    items: Iterable[Item], read: Callable[[Item], Result], *, parts: int = PARTS
+) -> Iterator[Result]:
     """`read(item)` of each, in order; what it raises comes when its item's turn does."""
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(PARTS) as pool:
+    with ThreadPoolExecutor(parts) as pool:
         for item in items:
             waiting.append(pool.submit(read, item))
-            if len(waiting) > PARTS:
+            if len(waiting) > parts:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -62,14 +62,26 @@ class Library:
         Raises:
             KeyError: an id that no shard holds.
         """
-        numbers, _ = self._found(ids)
+        numbers, _ = self.located(ids)
         order = np.argsort(numbers, kind="stable")
         needed, first = np.unique(numbers[order], return_index=True)
         return dict(zip(needed.tolist(), np.split(order, first[1:]), strict=False))
 
     def rows_within(self, ids: Sequence[str]) -> np.ndarray:
         """Return the row of each (known) id within its own shard."""
-        return self._found(ids)[1]
+        return self.located(ids)[1]
+
+    def located(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the shard of each id, and its row there, [N] each.
+
+        Raises:
+            KeyError: an id that no shard holds.
+        """
+        places = self.places(ids)
+        if (lost := np.flatnonzero(places < 0)).size:
+            raise KeyError(ids[lost[0]])
+        numbers = np.searchsorted(self._starts, places, side="right") - 1
+        return numbers, places - self._starts[numbers]
 
     def facts(self, ids: Sequence[str]) -> pa.Table:
         """Return what the shards tell of each id, in their order; there is at least one.
@@ -111,14 +123,6 @@ class Library:
             self.step, self.version, config={**self.key, **held}, build=build
         )
         self._append([(shard, digests(index.column(0)))])
-
-    def _found(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The shard of each id, and its row there."""
-        places = self.places(ids)
-        if (lost := np.flatnonzero(places < 0)).size:
-            raise KeyError(ids[lost[0]])
-        numbers = np.searchsorted(self._starts, places, side="right") - 1
-        return numbers, places - self._starts[numbers]
 
     def _told(self, number: int, rows: np.ndarray) -> pa.Table:
         folder = f"{self.step}/{self.shards[number].fingerprint}"

@@ -103,11 +103,12 @@ class Backbone(nn.Module):
         """
 
     @abstractmethod
-    def encode_images(self, images: Sequence[Image]) -> Encoded:
-        """h_o of every image (METHOD.md section 2), never trained.
+    def prepare(self, images: Sequence[Image]) -> Any:
+        """Images as `encode_prepared` takes them: pixels, made without the weights."""
 
-        [B, P, V], or one `ImagePatches` [P, V] each, which do not depend on the others.
-        """
+    @abstractmethod
+    def encode_prepared(self, prepared: Any) -> Encoded:
+        """h_o of images that are prepared; see `encode_images`."""
 
     @abstractmethod
     def project(self, features: Any) -> Encoded:
@@ -133,6 +134,13 @@ class Backbone(nn.Module):
         )
 
     # --- what all families share ---
+
+    def encode_images(self, images: Sequence[Image]) -> Encoded:
+        """h_o of every image (METHOD.md section 2), never trained.
+
+        [B, P, V], or one `ImagePatches` [P, V] each, which do not depend on the others.
+        """
+        return self.encode_prepared(self.prepare(images))
 
     @cached_property
     def digest(self) -> str:

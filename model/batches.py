@@ -104,10 +104,12 @@ def question_batch(backbone: Backbone, questions: Sequence[str]) -> tuple[Tensor
     encoded = backbone.tokenizer(bare, add_special_tokens=False)["input_ids"]
     known = dict(zip(unique, encoded, strict=True))
     empty = [backbone.tokenizer.eos_token_id]
-    rows = [torch.tensor(known[question] or empty) for question in questions]
-    ids = pad_sequence(rows, batch_first=True, padding_value=0)
-    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    return ids.to(backbone.device), mask.bool().to(backbone.device)
+    rows = [known[question] or empty for question in questions]
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
+    return ids.to(backbone.device), mask.to(backbone.device)
 
 
 def _embed(backbone: Backbone, texts: Sequence[Tokens]) -> tuple[Tensor, ...]:

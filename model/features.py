@@ -41,10 +41,13 @@ def size_of(image: ImageFeatures) -> tuple[int, int] | None:
 def stacked(
     features: Tensor | Sequence[ImageFeatures], device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
-    """All images as [B, P, V], and a mask [B, P], True at real patches; None if all are real."""
+    """All images as [B, P, V], and a mask [B, P], True at real patches; None if all are real.
+
+    In float32: what is kept in half is widened on the device, and travels in half.
+    """
     if isinstance(features, Tensor):
-        return features.to(device), None
-    rows = [rows_of(image).to(device) for image in features]
+        return features.to(device).float(), None
+    rows = [rows_of(image).to(device).float() for image in features]
     if len({len(row) for row in rows}) == 1:
         return torch.stack(rows), None
     ones = [torch.ones(len(row), dtype=torch.bool, device=device) for row in rows]

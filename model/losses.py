@@ -14,11 +14,17 @@ CHUNK = 1024
 
 
 class Answers(NamedTuple):
-    """Over a batch's answer tokens: summed cross-entropy, their number, how many were foreseen."""
+    """Over a batch's answer tokens: summed cross-entropy, their number, how many were foreseen.
+
+    `positions` and `padded` are what the language model was given, text, safety tokens and h_i:
+    without padding, and with it.
+    """
 
     total: Tensor
     tokens: Tensor
     right: Tensor
+    positions: Tensor | int = 0
+    padded: Tensor | int = 0
 
 
 def head_loss(
@@ -69,8 +75,8 @@ def answer_loss(
     states: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy of the answer tokens, and their number; see `answer_sums`."""
-    total, count, _ = answer_sums(states, labels, head)
-    return total, count
+    sums = answer_sums(states, labels, head)
+    return sums.total, sums.tokens
 
 
 def answer_sums(

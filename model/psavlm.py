@@ -162,7 +162,7 @@ class PsaVlm(nn.Module):
         *,
         use_tokens: bool = True,
     ) -> Answers:
-        """Summed cross-entropy, number of answer tokens, and how many were foreseen.
+        """Summed cross-entropy and number of answer tokens, and what else `Answers` tells.
 
         Workers divide by the number of the whole global batch, so that the loss does not depend
         on how many there are.
@@ -182,12 +182,14 @@ class PsaVlm(nn.Module):
             training=True,
         )
         hidden, labels = self._states(batch)
-        total, count, right = answer_sums(hidden, labels, self.backbone.logits)
+        sums = answer_sums(hidden, labels, self.backbone.logits)
+        total, positions = sums.total, batch.mask.sum()
         for tokens in self.safety.tokens.for_llm() if use_tokens else ():
             # A batch of text alone gives the tokens a gradient of zeros, not none at all: every
             # worker then has the same gradients to average.
             total = total + 0.0 * tokens.sum()
-        return Answers(total, count, right)
+        padded = positions if self.packs else batch.mask.numel()
+        return sums._replace(total=total, positions=positions, padded=padded)
 
     def _states(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         """Last hidden states and labels of a batch, padded [B, N, .] or in one row [1, M, .]."""

@@ -21,6 +21,7 @@ from schemas.errors import StorageError
 from schemas.presets import Parameters, resolve
 from tasks.base_model import libraries
 from tasks.encode import FeatureCache, cluster
+from tasks.encode import cache as caches
 from tasks.encode import room as rooms
 from tasks.encode.step import Encoding
 from tasks.evaluate.step import held_out_rows
@@ -215,3 +216,21 @@ def test_encoders_that_share_the_images_make_what_one_process_makes(llava, tmp_p
     elsewhere = cluster.Encoder(task.model_copy(update={"root": str(tmp_path / "elsewhere")}))
     with pytest.raises(StorageError, match="sees no base_model in .* a bucket or a shared folder"):
         elsewhere.encode(IDS)
+
+
+def test_what_comes_is_read_before_its_turn_and_only_where_it_pays(run, monkeypatch):
+    made = run.encoded(IDS, batch=4, dtype="bfloat16")
+    kept = FeatureCache(made)
+    kept.expect(lambda count: IDS[:count])
+    assert kept.source._reading.done() and not kept.source._near  # so few are soon in memory
+    monkeypatch.setattr(caches, "STAYS", 0)
+    asked: list[int] = []
+
+    def upcoming(count: int) -> list[str]:
+        asked.append(count)
+        return [*IDS, *IDS]
+
+    kept.expect(upcoming)
+    kept.source._reading.result(60)
+    assert asked == [caches.AHEAD] and kept.source._near == set(IDS)
+    assert_same(kept.batch(ASKED[1]), FeatureCache(made).batch(ASKED[1]))

@@ -47,7 +47,7 @@ def test_cached_features_are_the_encoders_own_whatever_their_number(run, monkeyp
 def test_half_precision_features_are_rounded_and_no_more(run):
     cache = FeatureCache(run.encoded(sorted(PNGS), dtype="bfloat16"))
     for name, found in zip(sorted(PNGS), cache.batch(sorted(PNGS)), strict=True):
-        assert torch.equal(found.rows, run.directly(name).rows.bfloat16().float())
+        assert torch.equal(found.rows, run.directly(name).rows.bfloat16())
 
 
 @pytest.mark.parametrize("projector", ["mlp", "c_abstractor", "none"])

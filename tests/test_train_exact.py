@@ -143,7 +143,7 @@ def test_the_answers_loss_in_chunks_is_the_loss_over_all_logits(chunk):
 
     whole = language_loss(states @ table.T, labels)
     expected = torch.autograd.grad(whole, (states, table))
-    total, tokens, right = answer_sums(states, labels, head, chunk=chunk)
+    total, tokens, right, *_ = answer_sums(states, labels, head, chunk=chunk)
     assert int(tokens) == taught and max(shown) <= chunk
     found = torch.autograd.grad(total / tokens, (states, table))
     torch.testing.assert_close(total / tokens, whole, rtol=0, atol=1e-6)
@@ -408,6 +408,34 @@ def test_the_rehearsal_runs_that_batch_leaves_no_trace_and_counts_its_operations
     weights = sum(p.numel() for p in layers.parameters() if not p.requires_grad and p.ndim == 2)
     assert 4 * weights < worker.meter.flops < 12 * weights
     assert worker.meter.peak > 1e8
+    found = [worker.meter.flops]
+    for what in ("cheap", "all"):
+        recompute(worker.model.backbone, what)
+        rehearse(worker, "lora", PART, partial(backward, worker, "lora"))
+        found.append(worker.meter.flops)
+    # With recompute the first layer of three gives its input a gradient too.
+    assert found[0] < found[1] == found[2] < 1.03 * found[0]
+
+
+@pytest.mark.parametrize("micro", [None, 3])
+def test_the_positions_that_are_told_are_those_that_the_language_model_was_given(
+    folder, monkeypatch, micro
+):
+    worker = new_worker(folder, Stage.CONCEPTS)
+    part = PartConfig(**{**dict(PART), "micro_batch": micro})
+    backbone, masks = worker.model.backbone, []
+    hidden = backbone.hidden
+
+    def noted(embeds: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        assert embeds.shape[:2] == mask.shape
+        masks.append(mask)
+        return hidden(embeds, mask, positions)
+
+    monkeypatch.setattr(backbone, "hidden", noted)
+    freeze_for(worker.model, Stage.CONCEPTS, "tokens")
+    sums = backward(worker, "tokens", worker.items(0, part), 0, part)
+    assert sums["positions"] == sum(int(mask.sum()) for mask in masks) > 0
+    assert sums["padded"] == sum(mask.numel() for mask in masks) > sums["positions"]
 
 
 def test_a_batch_that_does_not_fit_is_told_with_what_to_do(folder, second):

@@ -63,9 +63,13 @@ class Llava(Backbone):
         """The one square."""
         return ((self.side, self.side),)
 
-    def encode_images(self, images: Sequence[Image]) -> Encoded:
+    def prepare(self, images: Sequence[Image]) -> Any:
+        """Normalised pixels [B, 3, height, width], in the encoder's type."""
+        return self.pixels(images).to(self.dtype)
+
+    def encode_prepared(self, prepared: Any) -> Encoded:
         """h_o [B, P, V]: features of layer -2 without CLS; the layers after it are not run."""
-        return self.encode_pixels(self.pixels(images).to(self.device, self.dtype))
+        return self.encode_pixels(prepared.to(self.device, self.dtype))
 
     def pixels(self, images: Sequence[Image]) -> Tensor:
         """Normalised pixels [B, 3, height, width]."""

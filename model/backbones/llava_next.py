@@ -72,13 +72,16 @@ class LlavaNext(Llava):
         rows, columns = self._fine(canvas, size).shape[1:]
         return ((self.side, self.side), (rows, columns))
 
-    def encode_images(self, images: Sequence[Image]) -> Encoded:
-        """h_o [P, V] per image: the square's patches, then the fine view's, row by row."""
-        return [self._encode(image) for image in images]
+    def prepare(self, images: Sequence[Image]) -> Any:
+        """Of each image its tiles' pixels [T, 3, height, width], and its size."""
+        return [(self.pixels([image])[0], (image.height, image.width)) for image in images]
 
-    def _encode(self, image: Image) -> ImagePatches:
-        size = (image.height, image.width)
-        tiles_TPV = self.encode_pixels(self.pixels([image])[0].to(self.device, self.dtype))
+    def encode_prepared(self, prepared: Any) -> Encoded:
+        """h_o [P, V] per image: the square's patches, then the fine view's, row by row."""
+        return [self._encode(pixels, size) for pixels, size in prepared]
+
+    def _encode(self, pixels: Tensor, size: Size) -> ImagePatches:
+        tiles_TPV = self.encode_pixels(pixels.to(self.device, self.dtype))
         fine_VHW = self._fine(self._joined(tiles_TPV[1:].mT.unflatten(-1, self._tile), size), size)
         return ImagePatches(torch.cat([tiles_TPV[0], fine_VHW.flatten(1).T]), size)
 

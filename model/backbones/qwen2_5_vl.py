@@ -70,16 +70,19 @@ class Qwen25Vl(Backbone):
         high, wide = smart_resize(height, width, place, min_pixels=edges[0], max_pixels=edges[1])
         return ((high // place, wide // place),)
 
-    def encode_images(self, images: Sequence[Image]) -> Encoded:
+    def prepare(self, images: Sequence[Image]) -> Any:
+        """Of each image the encoder's patches, and its size."""
+        sizes = [(image.height, image.width) for image in images]
+        return [(self._pixels(i, size), size) for i, size in zip(images, sizes, strict=True)]
+
+    def encode_prepared(self, prepared: Any) -> Encoded:
         """h_o [P, V] of each image by itself."""
-        return [self._encode(image) for image in images]
+        return [self._encode(pixels, size) for pixels, size in prepared]
 
     @torch.no_grad()
-    def _encode(self, image: Image) -> ImagePatches:
-        size = (image.height, image.width)
-        grid = self._thw(size).to(self.device)
-        pixels = self._pixels(image, size).to(self.device, self.dtype)
-        seen = self.vlm.model.visual(pixels, grid_thw=grid).last_hidden_state
+    def _encode(self, pixels: Tensor, size: Size) -> ImagePatches:
+        grid, own = self._thw(size).to(self.device), pixels.to(self.device, self.dtype)
+        seen = self.vlm.model.visual(own, grid_thw=grid).last_hidden_state
         merged = seen.unflatten(0, (-1, self.merge**2)).flatten(1)
         return ImagePatches(merged[torch.argsort(self._windows(size))], size)
 

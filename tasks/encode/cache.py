@@ -1,6 +1,7 @@
 """h_o of an encode artifact's images by id: from the feature library, or encoded on the fly."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from infra.library import INDEX, Library, root_of, vanished
 from schemas.artifact import Artifact
 from tasks.encode.fly import OnTheFly
 from tasks.encode.shards import ENCODER, FEATURES, RAGGED, SHARD_VERSION, SHARDS, SPAN
-from tasks.encode.sight import as_float
+from tasks.encode.sight import as_tensor
 from tasks.encode.staged import Staged, bytes_here
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     import torch
 
     from model.features import ImagePatches
+
+AHEAD = 256  # images that are read before their turn
+STAYS = 1 << 30  # bytes of features: fewer soon lie in memory by themselves
 
 
 class FeatureCache:
@@ -55,7 +59,10 @@ class FeatureCache:
         return self.source.patches(image_ids)
 
     def batch(self, image_ids: Sequence[str]) -> "torch.Tensor | list[ImagePatches]":
-        """h_o of these images, float32: [B, P, V], or one [P, V] each where P differs by image."""
+        """h_o of these images: [B, P, V], or one [P, V] each where P differs by image.
+
+        Float32, or bfloat16 where that is what is kept: what reads them widens them exactly.
+        """
         return self.source.batch(image_ids)
 
 
@@ -81,16 +88,26 @@ class Kept:
 
         self.library = library
         folders = {number: self.library.folder(number) for number in self.library.spread(ids)}
-        self.arrays = {n: np.load(at / FEATURES, mmap_mode="r") for n, at in folders.items()}
+        # Plain arrays over the maps: a numpy.memmap takes its time for each row.
+        self.arrays = {
+            number: np.asarray(np.load(at / FEATURES, mmap_mode="r"))
+            for number, at in folders.items()
+        }
         # Where P differs by image: its first row, its rows, its height and width.
         self.spans = {
             n: pq.read_table(folders[n] / INDEX, columns=SPAN)
             for n, array in self.arrays.items()
             if array.ndim == RAGGED
         }
+        self._bytes = sum(array.nbytes for array in self.arrays.values())
+        self._thread, self._reading = ThreadPoolExecutor(1), Future[None]()
+        self._reading.set_result(None)
+        self._near: set[str] = set()
 
     def expect(self, upcoming: Callable[[int], Sequence[str]]) -> None:
-        """All is here already."""
+        """Let a thread read what comes from the disk while the step computes."""
+        if self._bytes >= STAYS and self._reading.done():
+            self._reading = self._thread.submit(self._read_ahead, upcoming)
 
     def patches(self, image_ids: Sequence[str]) -> "np.ndarray":
         """P of each of these images, [N]."""
@@ -105,27 +122,48 @@ class Kept:
         return counts
 
     def batch(self, image_ids: Sequence[str]) -> "torch.Tensor | list[ImagePatches]":
-        """h_o of these images, float32."""
+        """h_o of these images as it is kept; a block that a GPU will read in pinned memory."""
         import numpy as np
+        import torch
 
+        places = self._places(image_ids)
         if self.spans:
-            return self._one_by_one(image_ids)
-        within = self.library.rows_within(image_ids)
+            return [self._alone(*place) for place in places]
         some = next(iter(self.arrays.values()))
-        block = np.empty((len(image_ids), *some.shape[1:]), dtype=some.dtype)
-        for number, positions in self.library.spread(image_ids).items():
-            block[positions] = self.arrays[number][within[positions]]
-        return as_float(block)
+        kind = torch.from_numpy(np.empty(0, some.dtype)).dtype
+        shape, pinned = (len(places), *some.shape[1:]), torch.cuda.is_available()
+        block = torch.empty(shape, dtype=kind, pin_memory=pinned).numpy()
+        for to, (number, row) in enumerate(places):
+            block[to] = self.arrays[number][row]
+        return as_tensor(block)
 
-    def _one_by_one(self, image_ids: Sequence[str]) -> "list[ImagePatches]":
+    def _alone(self, number: int, row: int) -> "ImagePatches":
         from model.features import ImagePatches
 
-        within = self.library.rows_within(image_ids)
-        found: dict[int, ImagePatches] = {}
-        for number, places in self.library.spread(image_ids).items():
-            spans = self.spans[number].take(within[places])
-            columns = (spans[name].to_pylist() for name in SPAN)
-            for place, first, rows, high, wide in zip(places.tolist(), *columns, strict=True):
-                patches = as_float(self.arrays[number][first : first + rows].copy())
-                found[place] = ImagePatches(patches, (high, wide))
-        return [found[place] for place in range(len(image_ids))]
+        span = self._span(number, row)
+        patches = as_tensor(self._rows(number, row).copy())
+        return ImagePatches(patches, (span["height"], span["width"]))
+
+    def _places(self, image_ids: Sequence[str]) -> list[tuple[int, int]]:
+        """Shard of each image, and its row there."""
+        numbers, rows = self.library.located(image_ids)
+        return list(zip(numbers.tolist(), rows.tolist(), strict=True))
+
+    def _span(self, number: int, row: int) -> dict[str, int]:
+        """What the index of its shard tells of an image."""
+        return self.spans[number].slice(row, 1).to_pylist()[0]
+
+    def _rows(self, number: int, row: int) -> "np.ndarray":
+        """An image's features where they lie."""
+        if not self.spans:
+            return self.arrays[number][row]
+        span = self._span(number, row)
+        return self.arrays[number][span["first_row"] :][: span["rows"]]
+
+    def _read_ahead(self, upcoming: Callable[[int], Sequence[str]]) -> None:
+        """Touch what comes: its pages are in memory then. The copy lets Python's lock go."""
+        names = list(dict.fromkeys(upcoming(AHEAD)))[:AHEAD]
+        fresh = [name for name in names if name not in self._near]
+        self._near = set(names)
+        for place in self._places(fresh):
+            self._rows(*place).copy()

@@ -16,7 +16,7 @@ from schemas.artifact import Artifact
 from schemas.config import EncodeConfig
 from tasks.base_model import FOLDER
 from tasks.encode.pictures import Pictures
-from tasks.encode.sight import as_float, as_kept, open_sight, seen
+from tasks.encode.sight import as_kept, as_tensor, open_sight, seen
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +56,7 @@ class OnTheFly:
         return np.array([patches_of(self.backbone, size) for size in sizes], dtype=np.int64)
 
     def batch(self, image_ids: Sequence[str]) -> "torch.Tensor | list[ImagePatches]":
-        """h_o of these images, float32."""
+        """h_o of these images, as a shard would hold them."""
         import torch
 
         from model.features import ImagePatches
@@ -66,7 +66,7 @@ class OnTheFly:
         later = [name for name in dict.fromkeys(self._upcoming(room)) if name not in set(now)]
         self._ask(now, later[: BATCHES_AHEAD * self.config.batch])
         found = [self._asked[name] for name in image_ids]
-        rows = [as_float(batch.result()[place].copy()) for batch, place in found]
+        rows = [as_tensor(batch.result()[place].copy()) for batch, place in found]
         kept = {*now, *later}
         self._asked = {name: own for name, own in self._asked.items() if name in kept}
         if self.backbone.patches is not None:

@@ -28,14 +28,26 @@ def seen(
     backbone: "Backbone", pictures: Sequence[Any], batch: int
 ) -> "torch.Tensor | list[ImagePatches]":
     """h_o of a batch of pictures (PIL, RGB) that may not be full."""
+    return seen_prepared(backbone, prepared(backbone, pictures, batch), len(pictures))
+
+
+def prepared(backbone: "Backbone", pictures: Sequence[Any], batch: int) -> Any:
+    """The same pictures on the way to the encoder: what a thread can do beside it."""
+    if backbone.patches is None:
+        return backbone.prepare(pictures)
+    # Always a full batch: an image's features must not depend on how many came along.
+    return backbone.prepare([*pictures, *[pictures[-1]] * (batch - len(pictures))])
+
+
+def seen_prepared(
+    backbone: "Backbone", ready: Any, count: int
+) -> "torch.Tensor | list[ImagePatches]":
+    """h_o of the first `count` that `prepared` gave."""
     import torch
 
     with torch.no_grad():
-        if backbone.patches is None:
-            return list(backbone.encode_images(pictures))
-        # Always a full batch: an image's features must not depend on how many came along.
-        full = [*pictures, *[pictures[-1]] * (batch - len(pictures))]
-        return backbone.encode_images(full)[: len(pictures)]
+        features = backbone.encode_prepared(ready)
+    return features[:count] if isinstance(features, torch.Tensor) else list(features)
 
 
 def let_go() -> None:
@@ -53,9 +65,14 @@ def as_kept(features: Any, dtype: str) -> "np.ndarray":
     return kept.view(torch.uint16).numpy() if dtype == "bfloat16" else kept.numpy()
 
 
-def as_float(kept: "np.ndarray") -> "torch.Tensor":
-    """What `as_kept` gave, in float32; the array must be the caller's own."""
+def as_tensor(kept: "np.ndarray") -> "torch.Tensor":
+    """What `as_kept` gave, float32 or bfloat16; the array must be the caller's own."""
     import torch
 
     found = torch.from_numpy(kept)
-    return found.view(torch.bfloat16).float() if found.dtype == torch.uint16 else found
+    return found.view(torch.bfloat16) if found.dtype == torch.uint16 else found
+
+
+def as_float(kept: "np.ndarray") -> "torch.Tensor":
+    """The same in float32."""
+    return as_tensor(kept).float()

@@ -72,10 +72,8 @@ def language_losses(
             sums = worker.model.answer_sums(
                 features, [prompts[i] for i in some], [texts[i] for i in some]
             )
-        taken = [lengths[i] for i in some]
         worker.meter.add(tokens=sums.tokens, tokens_right=sums.right)
-        padded = sum(taken) if worker.model.packs else len(taken) * max(taken)
-        worker.meter.add(positions=sum(taken), padded=padded)
+        worker.meter.add(positions=sums.positions, padded=sums.padded)
         yield sums.total / whole
 
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 # Of a step's global batch: its loss; items by kind; items that the head saw and how it judged them;
-# answer tokens and how many were foreseen; positions that went through the model, without and with
-# padding; workers that were asked to stop.
+# answer tokens and how many were foreseen; positions that went through the language model (text,
+# safety tokens, h_i), of the concept part patches, without and with padding; workers that were
+# asked to stop.
 COUNTED = (
     "loss", "clean", "risky", "seen", "types_right", "levels_right", "tokens", "tokens_right",
     "positions", "padded", "stop",
@@ -30,7 +31,8 @@ class Meter:
         self.device = device or torch.device("cpu")
         self.counts: dict[str, Any] = {}
         self.waited = 0.0
-        # Floating-point operations of one padded position, forward and backward, as counted once.
+        # Floating-point operations of one padded position, forward and backward, without recompute,
+        # as counted once.
         self.flops = 0.0
         # Operations a second of this device's own products.
         self.peak = 0.0
@@ -58,7 +60,7 @@ class Meter:
 
 
 def figures(window: Mapping[str, float], meter: Meter, batch: int) -> dict[str, float]:
-    """What is shown of some steps, from their summed counts and seconds.
+    """What is shown of some steps, from their summed counts and seconds (checkpoints left out).
 
     Args:
         window: COUNTED, `seconds`, `waited` and `steps`, each summed over the steps.
@@ -93,7 +95,9 @@ def memory(device: torch.device) -> int:
 def peak_rate(device: torch.device, kind: torch.dtype) -> float:
     """Floating-point operations a second of this device's own matrix product, the best of three."""
     side = SIDE[device.type]
-    one = torch.ones(side, side, device=device, dtype=kind)
+    # Zeros and ones alone cost a GPU less power, and so clock higher than training.
+    drawn = torch.Generator(device).manual_seed(0)
+    one = torch.randn(side, side, device=device, dtype=kind, generator=drawn)
     best = 0.0
     for _ in range(3):
         _wait(device)

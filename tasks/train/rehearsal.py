@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from model.flops import Flops
 from model.steps import seed_step
 from schemas.config import PartConfig
 from schemas.errors import TrainingError
@@ -36,7 +36,7 @@ def rehearse(worker: Worker, name: str, part: PartConfig, backward: Backward) ->
     items = worker.items(step, part)
     seed_step(worker.job.config.seed, step, worker.rank)
     try:
-        with FlopCounterMode(display=False) as counter:
+        with Flops() as counter:
             sums = backward(items, step, part)
     except torch.OutOfMemoryError as error:
         where = f"in its longest batch, that of step {step + 1}"
@@ -64,7 +64,7 @@ def too_large(name: str, size: int, where: str, error: Exception) -> TrainingErr
     )
 
 
-def _count(worker: Worker, counter: FlopCounterMode, sums: dict[str, float]) -> None:
+def _count(worker: Worker, counter: Flops, sums: dict[str, float]) -> None:
     """What is counted is this worker's own; positions are those of all workers."""
     own = max(sums["padded"] / worker.world, 1.0)
     worker.meter.workers = worker.world

@@ -1,7 +1,8 @@
 """Training of a LLaVA-1.5-7B's shape on a GPU, with random weights that are made there.
 
-What it measures is tests/benchmarks/train_loops.py's `rows`; tests/test_bench_gpu.py runs the same
-on the CPU at a tiny shape.
+What it measures is tests/benchmarks/train_rows.py's `rows`; tests/test_bench_gpu.py runs the same
+on the CPU at a tiny shape. It needs about 81 GB of GPU memory (counted, not run): two bases in half
+at a time, ours and the Trainer's, and the Trainer's logits of all positions. One GPU is used.
 """
 
 import os
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from tests.benchmarks.record import record
-from tests.benchmarks.train_loops import SEVEN_B, Bench, rows
+from tests.benchmarks.train_loops import SEVEN_B, Bench
+from tests.benchmarks.train_rows import rows
 
 STEPS = int(os.environ.get("STEPS", 5))
 

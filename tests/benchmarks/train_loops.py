@@ -4,10 +4,10 @@ The model has a LLaVA's shape with random weights: a tiny one on the CPU, LLaVA-
 """
 
 import hashlib
-import time
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +15,37 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from PIL import Image
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from infra.store import Store
 from model.backbones.llava import Llava
 from model.lora import add_lora
 from model.precision import base_type, recompute
+from model.prompts import Tokens, teach, tokenize
 from model.psavlm import PsaVlm
 from model.stages import freeze_for
 from model.steps import apply_gradients, new_optimizer
-from model.tiny_llava import IMAGE, new_processor, new_tokenizer
-from schemas.config import MethodConfig, PartConfig, Stage, TrainConfig
+from model.tiny_llava import IMAGE, new_tokenizer
+from schemas.config import EncodeConfig, MethodConfig, PartConfig, Stage, TrainConfig
 from schemas.hints import load_hints
 from schemas.samples import ROWS
 from schemas.taxonomy import load_taxonomy
+from tasks.encode.sight import as_kept
 from tasks.train import Inputs
 from tasks.train.data import TrainingData
 from tasks.train.job import Job
 from tasks.train.loop import backward
 from tasks.train.losses import LOSSES
-from tasks.train.meter import Meter, peak_rate
+from tasks.train.meter import Meter
 from tasks.train.reporter import Reporter
 from tasks.train.worker import Worker, choose_kernel
+from tests.benchmarks.rates import Loop, as_in_training, now
 from tests.shelf import keep_features
 
 TAXONOMY = load_taxonomy()
+ENCODED = 8  # batches of images that are encoded from their files
 WORDS = [f"{letter}{number}" for letter in "abcdefgh" for number in range(40)]
 
 
@@ -99,12 +104,12 @@ class Bench:
         """The base anew: the same weights every time."""
         shape, tokenizer = self.shape, new_tokenizer(" ".join(pair) for pair in self.texts)
         text = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **shape.text}
-        side = shape.vision["image_size"] // shape.vision["patch_size"]
+        places = (shape.vision["image_size"] // shape.vision["patch_size"]) ** 2
         config = LlavaConfig(
             vision_config=CLIPVisionConfig(**shape.vision),
             text_config=LlamaConfig(**text, tie_word_embeddings=False),
             image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-            image_seq_length=side**2,
+            image_seq_length=places,
             vision_feature_layer=-2,
             vision_feature_select_strategy="default",
             tie_word_embeddings=False,
@@ -117,7 +122,10 @@ class Bench:
                 llava = LlavaForConditionalGeneration(config)
         finally:
             torch.set_default_dtype(before)
-        return Llava(llava, tokenizer, new_processor(tokenizer).image_processor)
+        side = shape.vision["image_size"]
+        crop = {"height": side, "width": side}
+        images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=crop)
+        return Llava(llava, tokenizer, images)
 
     def config(self, stage: Stage, parts: dict[str, PartConfig]) -> TrainConfig:
         shape = self.shape
@@ -131,10 +139,29 @@ class Bench:
 
     @cached_property
     def pixels(self) -> torch.Tensor:
-        """[items, 3, height, width]: images as the encoder gets them, decoded beforehand."""
+        """[items, 3, height, width]: images as the encoder gets them, prepared beforehand."""
         side = self.shape.vision["image_size"]
         draw = torch.Generator().manual_seed(0)
         return torch.randn(self.shape.items, 3, side, side, generator=draw)
+
+    @property
+    def encode(self) -> EncodeConfig:
+        """As the presets of this precision encode and keep."""
+        half, batch = self.shape.precision == "bf16", 4 * self.shape.batch
+        settings = {"dtype": "bfloat16", "precision": "bf16"} if half else {}
+        return EncodeConfig(**settings, batch=batch)
+
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Images by id as files: JPEGs of 4 to 3, half as high again as the encoder's square."""
+        draw, files = np.random.default_rng(0), []
+        high = 3 * self.shape.vision["image_size"] // 2
+        for _ in range(self.encode.batch):
+            coarse = draw.integers(0, 255, (high // 8, high // 6, 3), dtype=np.uint8)
+            files.append(out := io.BytesIO())
+            Image.fromarray(coarse).resize((high * 4 // 3, high)).save(out, "JPEG")
+        for n in range(ENCODED * self.encode.batch):
+            name = hashlib.sha256(f"file {n}".encode()).hexdigest()
+            yield name, files[n % len(files)].getvalue()
 
     def worker(self, stage: Stage, name: str, part: PartConfig) -> Worker:
         """What Ray Train would open, with the part's parameters alone to train."""
@@ -172,13 +199,14 @@ class Bench:
         pq.write_table(plan, self.folder / "balanced" / "plan.parquet")
         order = np.argsort(ids)
         backbone = self.backbone()
-        found = [self.encoded(backbone, order[n : n + 32]) for n in range(0, len(ids), 32)]
-        features = torch.cat(found).float().numpy()
+        size = self.shape.batch
+        found = [self.encoded(backbone, order[n : n + size]) for n in range(0, len(ids), size)]
+        features = as_kept(torch.cat(found), self.encode.dtype)
         return keep_features(Store(str(self.folder)), [ids[i] for i in order], features)
 
     def encoded(self, backbone: Llava, places: Any) -> torch.Tensor:
         pixels = self.pixels[torch.as_tensor(places)]
-        return backbone.encode_pixels(pixels.to(backbone.device, backbone.dtype)).cpu()
+        return backbone.encode_pixels(pixels.to(backbone.device, backbone.dtype))
 
     def _row(self, number: int, image: str) -> dict[str, Any]:
         question, answer = self.texts[number]
@@ -193,10 +221,34 @@ class Bench:
         }  # fmt: skip
 
 
-def ours(worker: Worker, name: str, part: PartConfig, *, steps: int) -> tuple[float, float]:
-    """The loop's own steps; seconds of a step, the first left out, and the last step's loss."""
-    parameters = [p for p in worker.model.parameters() if p.requires_grad]
-    optimizer = new_optimizer(parameters, part)
+class Anew:
+    """Features without a cache: those of the step's items, encoded in every step."""
+
+    def __init__(self, bench: Bench, worker: Worker) -> None:
+        self.bench, self.backbone = bench, worker.model.backbone
+        self.held: dict[str | None, torch.Tensor] = {}
+
+    def encode(self, items: Sequence[Any]) -> None:
+        """Run the encoder over the images of these items, from their pixels."""
+        size, self.held = self.bench.shape.batch, {}
+        for first in range(0, len(items), size):
+            some = items[first : first + size]
+            rows = self.bench.encoded(self.backbone, [int(item.sample_id) for item in some])
+            self.held |= {item.image_id: row for item, row in zip(some, rows, strict=True)}
+
+    def expect(self, upcoming: Any) -> None:
+        """Nothing is read."""
+
+    def patches(self, image_ids: Sequence[str]) -> np.ndarray:
+        return np.full(len(image_ids), self.backbone.patches)
+
+    def batch(self, image_ids: Sequence[str]) -> torch.Tensor:
+        return torch.stack([self.held[name] for name in image_ids])
+
+
+def ours(worker: Worker, name: str, part: PartConfig) -> Loop:
+    """The loop's own steps."""
+    optimizer = new_optimizer([p for p in worker.model.parameters() if p.requires_grad], part)
 
     def one(step: int) -> float:
         optimizer.zero_grad(set_to_none=True)
@@ -204,119 +256,78 @@ def ours(worker: Worker, name: str, part: PartConfig, *, steps: int) -> tuple[fl
         apply_gradients(loss, optimizer, step=step, part=part)
         return loss
 
-    return timed(one, steps=steps, device=worker.meter.device)
+    return Loop(one, steps=part.steps - 1, device=worker.meter.device)
 
 
-def joint(bench: Bench, *, steps: int) -> tuple[float, float]:
-    """Stage 1 as the papers train it: encoder, both losses and the language model at every step."""
-    part = bench.part(steps=steps + 1, micro=bench.shape.micro)
-    worker = bench.worker(Stage.CONCEPTS, "concept", part)
-    freeze_for(worker.model, Stage.CONCEPTS, "tokens")
-    for parameter in worker.model.safety.parameters():
-        parameter.requires_grad_(True)
-    trained = [p for p in worker.model.parameters() if p.requires_grad]
-    optimizer = new_optimizer(trained, part)
-
-    def one(step: int) -> float:
-        items = worker.items(step, part)
-        _encode_again(bench, worker, items)
-        optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for name in ("concept", "tokens"):
-            for loss in LOSSES[name](worker, items, step, part):
-                loss.backward()
-                total += float(loss.detach())
-        apply_gradients(total, optimizer, step=step, part=part)
-        return total
-
-    return timed(one, steps=steps, device=worker.meter.device)
-
-
-def uncached(bench: Bench, *, steps: int) -> tuple[float, float]:
+def uncached(bench: Bench, *, steps: int) -> Loop:
     """The concept part with the encoder run anew at every step."""
     part = bench.part(steps=steps + 1, micro=None)
     worker = bench.worker(Stage.CONCEPTS, "concept", part)
     optimizer = new_optimizer([p for p in worker.model.parameters() if p.requires_grad], part)
+    worker.data.features = anew = Anew(bench, worker)
 
     def one(step: int) -> float:
         items = worker.items(step, part)
-        _encode_again(bench, worker, items)
+        anew.encode(items)
         optimizer.zero_grad(set_to_none=True)
         loss = backward(worker, "concept", items, step, part)["loss"]
         apply_gradients(loss, optimizer, step=step, part=part)
         return loss
 
-    return timed(one, steps=steps, device=worker.meter.device)
+    return Loop(one, steps=steps, device=worker.meter.device)
 
 
-def rows(bench: Bench, *, steps: int) -> dict[str, float]:
-    """Encoding, stage 1 in both ways and stage 2 in both ways, beside what the device could do.
+class Joint:
+    """Stage 1 as the papers train it: encoder, both losses and the language model at every step."""
 
-    `..._of_peak` is the share of the rate of a large matrix product on the same device that the
-    counted operations of a step come to: the limit by arithmetic. The limit by bytes is that of
-    reading the base's weights once a micro-batch, and is far below it at these batches.
-    """
-    kind = base_type(bench.config(Stage.CONCEPTS, {}))
-    peak = peak_rate(torch.device(bench.shape.device), kind)
-    found = {**_stage1_rows(bench, peak, steps=steps), **_stage2_rows(bench, peak, steps=steps)}
-    return {**found, "peak": peak}
+    def __init__(self, bench: Bench, *, steps: int) -> None:
+        self.part = bench.part(steps=steps + 1, micro=bench.shape.micro)
+        self.worker = bench.worker(Stage.CONCEPTS, "concept", self.part)
+        freeze_for(self.worker.model, Stage.CONCEPTS, "tokens")
+        for parameter in self.worker.model.safety.parameters():
+            parameter.requires_grad_(True)
+        trained = [p for p in self.worker.model.parameters() if p.requires_grad]
+        self.optimizer = new_optimizer(trained, self.part)
+        self.worker.data.features = self.anew = Anew(bench, self.worker)
 
+    def backward(self, step: int) -> float:
+        """Gradients of both losses; their sum."""
+        items, total = self.worker.items(step, self.part), 0.0
+        self.anew.encode(items)
+        self.optimizer.zero_grad(set_to_none=True)
+        for name in ("concept", "tokens"):
+            for loss in LOSSES[name](self.worker, items, step, self.part):
+                loss.backward()
+                total += float(loss.detach())
+        return total
 
-def _stage1_rows(bench: Bench, peak: float, *, steps: int) -> dict[str, float]:
-    whole = bench.part(steps=steps + 1, micro=None)
-    worker = bench.worker(Stage.CONCEPTS, "concept", whole)
-    items = worker.items(0, whole)
-    encode = partial(_encode_again, bench, worker, items)
-    to_encode = counted(encode)
-    encoding, _ = timed(lambda _: encode() or 0.0, steps=steps, device=worker.meter.device)
-    to_learn = counted(partial(backward, worker, "concept", items, 0, whole))
-    worker.model.zero_grad(set_to_none=True)
-    learning, _ = ours(worker, "concept", whole, steps=steps)
-    both, _ = joint(bench, steps=steps)
-    return {
-        "encode_images_per_s": len(items) / encoding,
-        "encode_of_peak": to_encode / encoding / peak,
-        "concept_items_per_s": len(items) / learning,
-        "concept_of_peak": to_learn / learning / peak,
-        "joint_items_per_s": len(items) / both,
-    }
+    def loop(self) -> Loop:
+        """Its steps."""
 
+        def one(step: int) -> float:
+            loss = self.backward(step)
+            apply_gradients(loss, self.optimizer, step=step, part=self.part)
+            return loss
 
-def _stage2_rows(bench: Bench, peak: float, *, steps: int) -> dict[str, float]:
-    part = bench.part(steps=steps + 1, micro=bench.shape.micro)
-    worker = bench.worker(Stage.ALIGNMENT, "lora", part)
-    with FlopCounterMode(display=False) as counter:
-        sums = backward(worker, "lora", worker.items(0, part), 0, part)
-    worker.model.zero_grad(set_to_none=True)
-    seconds, _ = ours(worker, "lora", part, steps=steps)
-    return {
-        "lora_tokens_per_s": sums["positions"] / seconds,
-        "lora_of_peak": counter.get_total_flops() / seconds / peak,
-        "trainer_over_lora": trainer(bench, steps=steps) / seconds,
-    }
+        return Loop(one, steps=self.part.steps - 1, device=self.worker.meter.device)
 
 
-def counted(call: Callable[[], Any]) -> float:
-    """Floating-point operations of a call."""
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return float(counter.get_total_flops())
+def learn(worker: Worker, name: str, part: PartConfig) -> float:
+    """Forward and backward of the steps that are timed, 1 to the last; the positions that ran."""
+    positions = 0.0
+    with as_in_training():
+        for step in range(1, part.steps):
+            positions += backward(worker, name, worker.items(step, part), step, part)["positions"]
+            worker.model.zero_grad(set_to_none=True)
+    return positions
 
 
-def timed(one: Callable[[int], float], *, steps: int, device: torch.device) -> tuple[float, float]:
-    """Seconds of a step over `steps` after a first one, and the last loss."""
-    one(0)
-    began = _now(device)
-    for step in range(1, steps + 1):
-        loss = one(step)
-    return (_now(device) - began) / steps, loss
-
-
-def trainer(bench: Bench, *, steps: int) -> float:
-    """A straightforward transformers Trainer + peft loop on the same items; seconds of a step.
+def trainer(bench: Bench, *, steps: int) -> Callable[[], float]:
+    """A straightforward transformers Trainer + peft loop on the same tokens, on one device.
 
     Every item goes through the encoder, batches are padded to their longest item, and the loss
-    is taken over the logits of all positions.
+    is taken over the logits of all positions. What is returned trains and tells a step's seconds,
+    its first left out.
     """
     from peft import LoraConfig, get_peft_model
     from transformers import Trainer, TrainingArguments
@@ -329,14 +340,19 @@ def trainer(bench: Bench, *, steps: int) -> float:
         target_modules=rf".*language_model\..*\.({kinds})",
     )  # fmt: skip
     model = get_peft_model(backbone.vlm, lora)
-    tokenizer, patches = backbone.tokenizer, backbone.patches
+    tokenizer, image = backbone.tokenizer, backbone.config.image_token_id
+    texts = tokenize(
+        backbone,
+        [teach(question, answer) for question, answer in bench.texts],
+        with_image=[True] * shape.items,
+        training=True,
+        limit=bench.config(Stage.ALIGNMENT, {}).max_text_tokens,
+    )
 
-    def example(number: int) -> dict[str, Any]:
-        question, answer = bench.texts[number]
-        asked = f"USER: {IMAGE * patches}\n{question} ASSISTANT: "
-        prompt = tokenizer(asked)["input_ids"]
-        said = tokenizer(answer + tokenizer.eos_token)["input_ids"]
-        ids, labels = prompt + said, [-100] * len(prompt) + said
+    def example(number: int, text: Tokens) -> dict[str, Any]:
+        at, more = text.ids.index(image), backbone.patches - 1
+        ids = [*text.ids[:at], *[image] * more, *text.ids[at:]]
+        labels = [*text.labels[:at], *[-100] * more, *text.labels[at:]]
         return {"input_ids": ids, "labels": labels, "pixel_values": bench.pixels[number]}
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -360,14 +376,20 @@ def trainer(bench: Bench, *, steps: int) -> float:
         use_cpu=shape.device == "cpu", dataloader_num_workers=0, remove_unused_columns=False,
         gradient_checkpointing=half,
     )  # fmt: skip
-    marks: list[float] = []
-    run = Trainer(
-        model=model, args=arguments, data_collator=collate,
-        train_dataset=[example(n) for n in range(shape.items)],
-        callbacks=[_clock(marks, torch.device(shape.device))],
-    )  # fmt: skip
-    run.train()
-    return (marks[-1] - marks[0]) / steps
+    if arguments.n_gpu > 1:  # it would take all that it sees
+        arguments._n_gpu = 1
+    examples = [example(n, text) for n, text in enumerate(texts)]
+
+    def seconds() -> float:
+        marks: list[float] = []
+        run = Trainer(
+            model=model, args=arguments, data_collator=collate, train_dataset=examples,
+            callbacks=[_clock(marks, torch.device(shape.device))],
+        )  # fmt: skip
+        run.train()
+        return (marks[-1] - marks[0]) / steps
+
+    return seconds
 
 
 def _clock(marks: list[float], device: torch.device) -> Any:
@@ -375,22 +397,6 @@ def _clock(marks: list[float], device: torch.device) -> Any:
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            marks.append(_now(device))
+            marks.append(now(device))
 
     return Clock()
-
-
-def _encode_again(bench: Bench, worker: Worker, items: list[Any]) -> None:
-    """Run the encoder on the images of these items, `micro` at a time; what it gives is known."""
-    numbers, backbone = [int(item.sample_id) for item in items], worker.model.backbone
-    for first in range(0, len(numbers), bench.shape.micro):
-        pixels = bench.pixels[numbers[first : first + bench.shape.micro]]
-        backbone.encode_pixels(pixels.to(backbone.device, backbone.dtype))
-
-
-def _now(device: torch.device) -> float:
-    """Seconds of a GPU's clock, or of this process's own: others on the machine do not count."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
