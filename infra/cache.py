@@ -4,15 +4,12 @@ A copy counts only while a manifest names its attempt. The folder is `.psavlm/ca
 working directory, or PSAVLM_CACHE.
 """
 
-import contextlib
-import fcntl
 import logging
 import os
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
-from infra.disk import clear, free_bytes
+from infra.disk import alone, clear, free_bytes
 from infra.files import Files
 from infra.integrity import DamagedError, attempt, compare, hashed, remember
 from schemas.artifact import Manifest
@@ -20,7 +17,7 @@ from schemas.errors import ConfigError, StorageError
 
 log = logging.getLogger(__name__)
 
-INCOMING = ".incoming"
+INCOMING, LOCKS = ".incoming", ".locks"
 # Bytes of this disk that features in a bucket may take, and the step whose copies they are.
 BUDGET, FEATURES = "PSAVLM_STAGE_BYTES", "features"
 
@@ -32,8 +29,13 @@ def place(folder: str, owner: str) -> Path:
 
 def empty(folder: Path) -> Path:
     """Make a new working folder; StorageError if it cannot be made."""
+    return made(folder, fresh=True)
+
+
+def made(folder: Path, *, fresh: bool = False) -> Path:
+    """Make a folder, a new one if `fresh`; StorageError if it cannot be made."""
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=not fresh)
     except OSError as error:
         raise StorageError(
             f"cannot make {folder}: {error.strerror}; make it writable, or set PSAVLM_CACHE"
@@ -49,20 +51,13 @@ def fetch(files: Files, manifest: Manifest) -> Path:
     Raises:
         DamagedError: what the remote root holds is not what the manifest says.
     """
-    with _alone(home() / manifest.step / manifest.fingerprint):
+    if place(f"{manifest.step}/{manifest.fingerprint}", manifest.attempt).exists():
         return _fetch(files, manifest)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Lock a folder of this disk, made if missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+    lock = made(home() / LOCKS) / f"{manifest.step}-{manifest.attempt}"
+    with alone(lock):
+        copy = _fetch(files, manifest)
+        lock.unlink(missing_ok=True)  # who comes now finds the copy
+    return copy
 
 
 def _fetch(files: Files, manifest: Manifest) -> Path:

@@ -4,13 +4,19 @@ A power cut, other than a death, takes along what has not been brought to the di
 """
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 # Another process may prune a folder that is empty for a moment.
 TRIES = 5
+# What a file system without locks says, such as Lustre as it is often mounted.
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 def put(place: Path, data: bytes, *, fresh: bool) -> bool:
@@ -58,6 +64,29 @@ def flush_tree(folder: Path) -> None:
 def clear(folder: Path) -> None:
     """Remove a folder of this machine outside any root; a missing one is fine."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def lock(file: IO[str], *, wait: bool = True) -> bool:
+    """Lock a file that is open to be written, until it is closed; whether nobody else holds it.
+
+    A file system without locks has none that are held.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Let no other process of this machine do the same by that file, which is made if missing."""
+    with path.open("w") as file:
+        lock(file)
+        yield
 
 
 def free_bytes(folder: Path) -> int:

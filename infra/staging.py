@@ -7,15 +7,16 @@ here already, counts once.
 """
 
 import contextlib
-import fcntl
 import json
+import os
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
 from infra import cache
-from infra.disk import free_bytes
+from infra.disk import alone, free_bytes, lock
 
 CLAIMS = ".claims"
 
@@ -28,16 +29,18 @@ class Ledger:
 
     def taken(self) -> dict[str, int]:
         """Bytes by the name of a shard, `{step}/{fingerprint}/{attempt}`, or of something else."""
-        found = self._claimed()
-        for copy in (cache.home() / cache.FEATURES).glob("*/*"):
-            sizes = [path.stat().st_size for path in copy.rglob("*") if path.is_file()]
-            found[copy.relative_to(cache.home()).as_posix()] = sum(sizes)
-        return found
+        here: Counter[str] = Counter()
+        for folder, _, names in os.walk(cache.home() / cache.FEATURES):
+            shard = "/".join(Path(folder).relative_to(cache.home()).parts[:3])
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # whose owner has just removed it
+                    here[shard] += Path(folder, name).stat().st_size
+        return {**self._claimed(), **here}
 
     def claim(self, wanted: Mapping[str, int]) -> TextIO:
         """Claim bytes by name until what is returned is closed, or this process is gone."""
         file = (self._folder / f"{uuid.uuid4().hex}.json").open("w")
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file)
         json.dump(wanted, file)
         file.flush()
         return file
@@ -45,23 +48,19 @@ class Ledger:
     def _claimed(self) -> dict[str, int]:
         found: dict[str, int] = {}
         for path in self._folder.glob("*.json"):
-            with path.open() as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    found |= json.load(file)
-                else:
+            with path.open("r+") as file:
+                if lock(file, wait=False):
                     path.unlink()
+                else:
+                    found |= json.load(file)
         return found
 
 
 @contextlib.contextmanager
 def ledger() -> Iterator[Ledger]:
     """Let nobody else claim meanwhile."""
-    folder = cache.home() / CLAIMS
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    folder = cache.made(cache.home() / CLAIMS)
+    with alone(folder / "lock"):
         yield Ledger(folder)
 
 
