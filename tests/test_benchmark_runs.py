@@ -586,7 +586,7 @@ def test_what_an_endpoints_filter_withholds_is_refused(name, judge, verdicts, fo
     rates = {key: metric.value for key, metric in report.measures.items()}
     assert rates.get("attack_success", 0) == 0 and rates.get("benign_refused", 1) == 1
     assert "mean_score" not in rates
-    assert any("which counts as a refusal" in caveat for caveat in report.caveats)
+    assert any("counts as a refusal" in caveat for caveat in report.caveats)
 
 
 def test_answers_are_compared_with_stored_ones_as_the_authors_do(folders, store, tmp_path):

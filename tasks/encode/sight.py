@@ -71,8 +71,3 @@ def as_tensor(kept: "np.ndarray") -> "torch.Tensor":
 
     found = torch.from_numpy(kept)
     return found.view(torch.bfloat16) if found.dtype == torch.uint16 else found
-
-
-def as_float(kept: "np.ndarray") -> "torch.Tensor":
-    """The same in float32."""
-    return as_tensor(kept).float()

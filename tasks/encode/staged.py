@@ -22,7 +22,7 @@ from infra.library import Library
 from schemas.artifact import Manifest
 from schemas.errors import StorageError
 from tasks.encode.shards import FEATURES, RAGGED, SPAN
-from tasks.encode.sight import as_float
+from tasks.encode.sight import as_tensor
 from tasks.encode.stage import READERS, Stage
 
 if TYPE_CHECKING:
@@ -75,14 +75,14 @@ class Staged:
         return counts
 
     def batch(self, image_ids: Sequence[str]) -> "torch.Tensor | list[ImagePatches]":
-        """h_o of these images, float32."""
+        """h_o of these images as it is kept."""
         import torch
 
         from model.features import ImagePatches
 
         head = next(iter(self._heads.values()))
         found = [
-            as_float(np.frombuffer(data, head.dtype).reshape(-1, head.shape[-1]).copy())
+            as_tensor(np.frombuffer(data, head.dtype).reshape(-1, head.shape[-1]).copy())
             for data in self.stage.take(image_ids)
         ]
         if not self._spans:
