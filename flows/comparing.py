@@ -1,6 +1,6 @@
 """The lines of a comparison: sides, items, answers, page; plainly or as Prefect tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from flows.line import Do, pipeline, up_to
 from infra.store import Store
@@ -13,13 +13,16 @@ from tasks.card import Scored
 from tasks.compare import answered, chosen_items, compare_models, history_table
 from tasks.compare.fair import Side
 from tasks.compare.sides import Asking, find_sides, learnt_from
+from tasks.compare.step import ROLES
+from tasks.examine import examine
 from tasks.named import BASE, Named, find_model, find_trained
+from tasks.respond import responder_of
 
 
 def compare_sides(
     names: tuple[str, str], items: str, config: PipelineConfig, *, do: Do, store: Store
 ) -> dict[str, Artifact]:
-    """The page of two models (`compare`) and the answers behind it (`old`, `new`).
+    """The page of two models (`compare`) and what is behind it: `old`, `new`, and benchmarks.
 
     Args:
         names: of the old model and of the new one.
@@ -34,8 +37,26 @@ def compare_sides(
         Side(side.name, found, learnt_from(side))
         for side, found in zip(sides, answers, strict=True)
     )
-    page = do("compare", compare_models, _settings(config), told, labelled, store=store)
-    return {"compare": page, "old": answers[0], "new": answers[1]}
+    asked = dict(_on_benchmarks(sides, config, do=do, store=store))
+    page = do("compare", compare_models, _settings(config), told, labelled, asked, store=store)
+    return {"compare": page, "old": answers[0], "new": answers[1], **asked}
+
+
+def _on_benchmarks(
+    sides: tuple[Named, Named], config: PipelineConfig, *, do: Do, store: Store
+) -> Iterator[tuple[str, Artifact]]:
+    """Both sides on the preset's benchmarks, by `benchmark/old` and `benchmark/new`.
+
+    None where a side's answers were given before: a file's are to the held-out items alone.
+    """
+    how = config.evaluate
+    for one in () if any(side.answers for side in sides) else config.benchmarks:
+        for role, side in zip(ROLES, sides, strict=True):
+            responder = responder_of(side, how)
+            workers = how.workers if responder.ranks else 1  # an endpoint is asked several at once
+            name = f"benchmark {one.name} {role}"
+            made = do(name, examine, one, responder, workers=workers, store=store)
+            yield f"{one.name}/{role}", made
 
 
 def both_answers(

@@ -1,6 +1,6 @@
 """Two models on the same items: what a comparison is asked for, and what it says."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -125,6 +125,7 @@ class Comparison(Frozen):
         left_out: slices with too few items.
         means: means over risk types, and the length of answers.
         changes: items by the outcomes of both.
+        benchmarks: an entry for each benchmark of the preset that both were asked, as in a report.
     """
 
     format: int = 1
@@ -144,6 +145,7 @@ class Comparison(Frozen):
     left_out: int
     means: tuple[Mean, ...]
     changes: tuple[Change, ...]
+    benchmarks: tuple[dict[str, Any], ...] = ()
 
 
 class VersionLine(Frozen):

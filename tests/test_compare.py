@@ -34,6 +34,7 @@ from tasks.compare.page import document
 from tasks.compare.sides import find_sides
 from tasks.compare.step import check_same, compared, verdict, write
 from tasks.compare.tables import by_type, rates
+from tasks.compare.words import abilities
 from tasks.evaluate.judging import EXACT, MARKERS
 from tasks.evaluate.step import ITEMS, read_report
 from tasks.named import Named, find_model, find_pair
@@ -389,6 +390,35 @@ def test_an_endpoint_is_compared_with_a_model_of_ones_own(made, alone, desk):
     line = psavlm("compare", made.base.uri, desk.address, *where)
     assert line["new"]["name"] == "abc" and line["new"]["answers"].startswith("evaluate_endpoint/")
     assert line["n"] == 16 and line["old"]["answers"].startswith("evaluate/")
+
+
+def test_both_models_are_asked_the_presets_benchmarks(made, alone):
+    data = Path(__file__).parent / "data" / "xstest"
+    table = f'[[benchmarks]]\nname = "xstest"\ndata = "{data}"\nlimit = 6\nmax_new_tokens = 2\n'
+    with Path("short.toml").open("a") as preset:
+        preset.write(table)
+    where = ("--root", root_of(made), "--items", made.labelled.uri)
+    with served(lambda text: "i cannot do that .") as model:
+        line = psavlm("compare", made.base.uri, model.address("abc"), *where)
+    (entry,) = line["benchmarks"]
+    assert entry["name"] == "xstest" and list(entry["arms"]) == ["old", "new"]
+    measure = entry["differences"]["benign_refused"]
+    assert "xstest benign refused" in line["price"] and f"n = {measure['n']}" in line["price"]
+    page = as_markdown(document(Comparison.model_validate(line)))
+    assert "## Benchmark xstest" in page and "| benign refused | " in page
+
+
+def test_where_nothing_tells_of_ability_the_price_says_so():
+    assert "Of general ability nothing is known" in abilities([], [])
+    grade = {"value": 5.0, "n": 4, "low": 4.0, "high": 6.0, "method": "bootstrap_by_image"}
+    told = {
+        "name": "politics",
+        "measures": [
+            {"name": "mean_score", "arms": {"old": grade, "new": {**grade, "value": 7.0}}}
+        ],
+        "differences": {"mean_score": {**grade, "value": 2.0, "low": 1.5, "high": 2.5}},
+    }
+    assert "politics mean score 5.00 before, 7.00 now, +2.00 [+1.50," in abilities([], [told])
 
 
 def test_what_an_endpoints_filter_withholds_is_a_refusal_that_can_be_seen(made, alone):

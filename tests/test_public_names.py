@@ -302,7 +302,7 @@ RECORDS = {
     Bar: ["direction", "minimum_effect", "margin", "budget"],
     Comparison: [
         "format", "verdict", "sentence", "price", "old", "new", "items", "labelled", "n", "alpha",
-        "interval", "rates", "types", "slices", "left_out", "means", "changes",
+        "interval", "rates", "types", "slices", "left_out", "means", "changes", "benchmarks",
     ],
     Line: [
         "name", "what", "judge", "n", "old", "new", "difference", "low", "high", "effect", "p",

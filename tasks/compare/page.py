@@ -17,6 +17,7 @@ from tasks.compare.words import (
     short,
     trained_on,
 )
+from tasks.report.benchmarks import blocks
 from tasks.sweep.document import Document, Section
 from tasks.sweep.files import percent
 
@@ -146,6 +147,9 @@ def _sections(told: Comparison) -> list[Section]:
     header = ["items", "old answer", "new answer", "number"]
     lines = [[change.kind, change.old, change.new, str(change.n)] for change in told.changes]
     found.append(Section("What changed", "", header, lines))
+    for one in blocks(told.benchmarks):
+        title, told_of = f"Benchmark {one.name}", " ".join(one.told)
+        found.append(Section(title, told_of, [*one.rows[0]], [[*row.values()] for row in one.rows]))
     return [section for section in found if section.lines]
 
 

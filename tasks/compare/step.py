@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -19,12 +20,13 @@ from schemas.taxonomy import CLEAN
 from tasks.compare.fair import Side, learnt, unanswered, without
 from tasks.compare.page import JSON, document
 from tasks.compare.tables import Slices, by_slice, by_type, changes, means, rates
-from tasks.compare.words import price, sentence
+from tasks.compare.words import abilities, price, sentence
 from tasks.evaluate.step import ITEMS
 from tasks.promote.evidence import ITEM, JUDGED
 from tasks.promote.questions import Rows
+from tasks.report.benchmarks import benchmarks
 
-STEP, VERSION = "compare", 3
+STEP, VERSION = "compare", 4
 TEXT, PAGE = "compare.md", "compare.html"
 ROLES = ("old", "new")
 COLUMNS = [*ITEM, "judge", *JUDGED, "answer"]
@@ -35,6 +37,7 @@ def compare_models(
     config: CompareConfig,
     sides: tuple[Side, Side],
     labelled: Artifact,
+    asked: Mapping[str, Artifact] = MappingProxyType({}),
     *,
     store: Store,
 ) -> Artifact:
@@ -45,6 +48,7 @@ def compare_models(
         sides: the old model and the new one; every file of their answers is hashed before it is
             read.
         labelled: the snapshot of the items.
+        asked: both on benchmarks, by `benchmark/old` and `benchmark/new`.
         store: where artifacts live.
 
     Raises:
@@ -58,11 +62,13 @@ def compare_models(
             store.verify(side.answers)
         (old, new), models = _counted(sides, labelled, store)
         found = compared(old, new, slices_of(labelled, store=store), config)
+        found["benchmarks"] = own = tuple(benchmarks(asked, store))
+        found["price"] += f" {abilities(found['rates'], own)}"
         told = Comparison.model_validate({**found, **models, "labelled": _address(labelled)})
         write(told, folder)
         return {"items": len(old), "rates": len(told.rates), "slices": len(told.slices)}
 
-    parents = {"old": sides[0].answers, "new": sides[1].answers, "labelled": labelled}
+    parents = {"old": sides[0].answers, "new": sides[1].answers, "labelled": labelled, **asked}
     inputs = {name: version(name) for name in ("matplotlib", "numpy", "scipy")}
     # Not parents: a model of another root has its snapshot there.
     inputs |= {

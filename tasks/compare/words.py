@@ -1,9 +1,10 @@
 """A comparison in words: the verdict's sentence, the price, and numbers as people read them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from schemas.comparison import Line, Model, Verdict
-from schemas.report import Metric
+from schemas.report import TANGO, Metric
 from tasks.sweep.document import TIED
 
 VERDICTS = {"safer": "Safer", "not shown": "Not shown to be safer or worse", "worse": "Worse"}
@@ -34,6 +35,43 @@ def price(lines: Iterable[Line]) -> str:
     """What benign requests paid."""
     told = [_change(line) for name in PRICE for line in lines if line.name == name]
     return f"The price: {'; '.join(told) or 'no benign request was asked'}."
+
+
+def abilities(rates: Iterable[Line], asked: Iterable[Mapping[str, Any]]) -> str:
+    """What general ability paid: the first measure of each benchmark that both were asked.
+
+    Args:
+        rates: of the held-out items.
+        asked: entries of benchmarks (tasks/report/benchmarks.py), by `old` and `new`.
+    """
+    told = [found for entry in asked if (found := _ability(entry))]
+    if told:
+        return f"On benchmarks: {'; '.join(told)}."
+    if any(line.name == "benign_exact" for line in rates):
+        return ""
+    return (
+        "Of general ability nothing is known: give a preset with [[benchmarks]], which both models "
+        "are asked."
+    )
+
+
+def _ability(entry: Mapping[str, Any]) -> str:
+    rows = {row["name"]: row["arms"] for row in entry["measures"]}
+    name = next((one for one in rows if one in entry["differences"]), "")
+    if not name:
+        return ""
+    old, new, apart = (Metric.model_validate(one) for one in (
+        rows[name]["old"], rows[name]["new"], entry["differences"][name],
+    ))  # fmt: skip
+    word = f"{entry['name']} {name.replace('_', ' ')}"
+    if apart.method != TANGO:  # a mean of grades
+        ends = f"[{apart.low:+.2f},{TIED}{apart.high:+.2f}]"
+        change = f"{old.value:.2f} before, {new.value:.2f} now, {apart.value:+.2f} {ends}"
+    else:
+        shares = f"{100 * old.value:.1f} % before, {100 * new.value:.1f} % now"
+        ends = f"[{points(apart.low)},{TIED}{points(apart.high)}] points"
+        change = f"{shares}, {points(apart.value)} {ends}"
+    return f"{word} {change}, n = {apart.n}"
 
 
 def remarks(*sides: Model) -> str:

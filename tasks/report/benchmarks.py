@@ -1,6 +1,6 @@
 """A run's benchmarks: base and trained model side by side, and how far apart; a block for each."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ from tasks.benchmarks.registry import benchmark_named
 from tasks.examine import read_report, read_rows
 from tasks.examine.report import FLAGGED
 from tasks.report.differences import differences
-from tasks.report.inputs import ReportInputs
 from tasks.report.words import arm_name, counted, interval
 
 # What is told of each model beside its numbers.
@@ -29,23 +28,31 @@ class Block:
     rows: list[Row]
 
 
-def benchmarks(inputs: ReportInputs, store: Store) -> list[dict[str, Any]]:
-    """One entry each: rule, judge, caveats, official numbers, measures by arm, differences."""
+def benchmarks(made: Mapping[str, Artifact], store: Store) -> list[dict[str, Any]]:
+    """One entry each: rule, judge, caveats, official numbers, measures by arm, differences.
+
+    Args:
+        made: results by `benchmark/arm`.
+        store: where they live.
+    """
     found: dict[str, dict[str, Artifact]] = {}
-    for key, artifact in inputs.benchmarks.items():
+    for key, artifact in made.items():
         name, _, arm = key.rpartition("/")
         found.setdefault(name, {})[arm] = artifact
-    return [_entry(name, made, store) for name, made in found.items()]
+    return [_entry(name, own, store) for name, own in found.items()]
 
 
-def blocks(numbers: dict[str, Any]) -> list[Block]:
-    """The entries of the numbers, as pages show them."""
-    return [_block(entry) for entry in numbers.get("benchmarks", [])]
+def blocks(entries: Iterable[dict[str, Any]]) -> list[Block]:
+    """The entries, as pages show them."""
+    return [_block(entry) for entry in entries]
 
 
 def headings(numbers: dict[str, Any]) -> list[tuple[str, str, list[Row]]]:
     """Title, sentences and table of each, for Markdown."""
-    return [(f"Benchmark {one.name}", "\n\n".join(one.told), one.rows) for one in blocks(numbers)]
+    return [
+        (f"Benchmark {one.name}", "\n\n".join(one.told), one.rows)
+        for one in blocks(numbers.get("benchmarks", ()))
+    ]
 
 
 def _entry(name: str, made: Mapping[str, Artifact], store: Store) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def collect(config: ReportConfig, inputs: ReportInputs, store: Store) -> Content
     rest = {
         "depth": depth(*list(items.items())[-1], interval_of(numbers)) if items else {},
         "attack": _attacked(inputs, store),
-        "benchmarks": benchmarks(inputs, store),
+        "benchmarks": benchmarks(inputs.benchmarks, store),
         "attention": seen,
         "worst": found if found.get("items") else {},
         "losses": summed_up(curves),

@@ -44,7 +44,7 @@ def page(numbers: dict[str, Any], charts: Mapping[str, str], pictures: Mapping[s
         tiles=[row for name in TILES for row in rows if row["metric"] == name],
         colours=dict(zip(numbers.get("arms", []), ARMS, strict=False)),
         note=NOTE,
-        benchmarks=blocks(numbers),
+        benchmarks=blocks(numbers.get("benchmarks", ())),
         published=published,
         attack_words=words.ATTACKED,
         strongest_attack=words.strongest_attack(numbers),
