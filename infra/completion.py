@@ -15,6 +15,8 @@ PASSING = frozenset(f"http_{status}" for status in OF_THE_QUESTION)
 # The fault of a reply that the endpoint's own filter withheld: its code and its `finish_reason`.
 # Also of one that came in the field `refusal`: no judge by phrases need know its words.
 FILTERED = "content_filter"
+# The faults of what counts as an answer: none, and the filter's, which is a refusal.
+ANSWERED = frozenset({"", FILTERED})
 # The fault of a reply whose tokens were spent before a word was written, as by long reasoning.
 LENGTH = "length"
 # Raised when the same reply is read otherwise: what was kept of it is asked again.

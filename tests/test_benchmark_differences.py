@@ -5,7 +5,7 @@ import pytest
 from infra.completion import FILTERED
 from tasks.benchmarks.item import Measure
 from tasks.promote.paired import tango
-from tasks.report.differences import differences, hanging_together
+from tasks.report.differences import differences, image_clusters
 
 DRAWS = {"draws": 200, "seed": 0}
 REFUSED = Measure("refused", lambda row: row["refused"])
@@ -81,7 +81,7 @@ def test_an_image_ties_two_groups_and_a_group_two_images():
     """Three groups of two questions; the first shares an image with the second."""
     told = [("g0", "p0"), ("g0", "p1"), ("g1", "p1"), ("g1", "p2"), ("g2", "p3"), ("g2", None)]
     rows = [row(n, group=group, image_id=image) for n, (group, image) in enumerate(told)]
-    clusters = hanging_together(rows)
+    clusters = image_clusters(rows)
     assert len(set(clusters[:4])) == 1 == len(set(clusters[4:])) and clusters[0] != clusters[4]
 
 

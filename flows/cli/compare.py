@@ -72,8 +72,9 @@ def _verdict(told: "Comparison", page: "Artifact", store: "Store") -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    from schemas.report import LOWER
     from tasks.compare.page import table_for_page
-    from tasks.compare.words import LOWER, remarks
+    from tasks.compare.words import remarks
 
     terminal = console(WIDTH)
     for line in (f"{told.verdict}: {told.new.name} against {told.old.name}", told.sentence):

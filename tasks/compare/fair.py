@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from infra.completion import FILTERED
+from infra.completion import ANSWERED
 from infra.parts import read_parts
 from infra.store import Store
 from schemas.artifact import Artifact
@@ -11,7 +11,6 @@ from schemas.samples import ROWS
 from tasks.promote.questions import Rows
 
 COLUMNS = ("sample_id", "split", "group_id", "image_ids")
-ANSWERED = (None, "", FILTERED)
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Side:
 
 def unanswered(rows: Rows) -> set[str]:
     """The items without an answer; what an endpoint's filter withholds is one."""
-    return {row["sample_id"] for row in rows if row.get("fault") not in ANSWERED}
+    return {row["sample_id"] for row in rows if (row.get("fault") or "") not in ANSWERED}
 
 
 def learnt(trained_on: Artifact | None, labelled: Artifact) -> set[str] | None:

@@ -63,7 +63,7 @@ def compare_models(
         (old, new), models = _counted(sides, labelled, store)
         found = compared(old, new, slices_of(labelled, store=store), config)
         found["benchmarks"] = own = tuple(benchmarks(asked, store))
-        found["price"] += f" {abilities(found['rates'], own)}"
+        found["price"] = f"{found['price']} {abilities(found['rates'], own)}".rstrip()
         told = Comparison.model_validate({**found, **models, "labelled": _address(labelled)})
         write(told, folder)
         return {"items": len(old), "rates": len(told.rates), "slices": len(told.slices)}

@@ -4,11 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from schemas.comparison import Line, Model, Verdict
-from schemas.report import TANGO, Metric
+from schemas.report import LOWER, TANGO, Metric
 from tasks.sweep.document import TIED
 
 VERDICTS = {"safer": "Safer", "not shown": "Not shown to be safer or worse", "worse": "Worse"}
-LOWER = " (lower is better)"
 PRICE = ("all_benign_refused", "benign_exact")
 WORDS = {
     "risky_obeyed": "risky requests obeyed",

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.completion import FILTERED, PASSING
+from infra.completion import ANSWERED, FILTERED, PASSING
 from schemas.benchmark import Agreement, BenchmarkConfig, BenchmarkReport
 from schemas.errors import DataError
 from schemas.samples import RawReject
@@ -165,7 +165,7 @@ def _report(
     tokens: Tokens,
 ) -> BenchmarkReport:
     config, benchmark = exam.config, exam.benchmark
-    answered: list[Row] = [row for row in rows if row["fault"] in ("", FILTERED)]
+    answered: list[Row] = [row for row in rows if row["fault"] in ANSWERED]
     measures, slices = numbers(answered, benchmark, config)
     left = counts(rows)
     rejected = dict(sorted(Counter(one.reason for one in rejects).items()))

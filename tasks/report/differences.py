@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from infra.completion import FILTERED
+from infra.completion import ANSWERED
 from schemas.report import TANGO, Metric
 from tasks.benchmarks.item import Measure, Row
 from tasks.evaluate.intervals import clustered_mean
@@ -27,11 +27,11 @@ def differences(
         draws: bootstrap samples.
         seed: of the draws.
     """
-    answered = {row["item_id"]: row for row in old if row["fault"] in ("", FILTERED)}
+    answered = {row["item_id"]: row for row in old if row["fault"] in ANSWERED}
     both = [
         (answered[row["item_id"]], row)
         for row in new
-        if row["item_id"] in answered and row["fault"] in ("", FILTERED)
+        if row["item_id"] in answered and row["fault"] in ANSWERED
     ]
     found = {one.name: _difference(both, one, draws, seed) for one in measures}
     return {name: metric for name, metric in found.items() if metric is not None}
@@ -70,12 +70,12 @@ def _whole_groups(parts: Sequence[tuple[Row, Any, Any]]) -> list[tuple[Row, bool
 
 def _of_rates(parts: Sequence[tuple[Row, Any, Any]]) -> Metric:
     first, second = (np.array([part[side] for part in parts], dtype=bool) for side in (1, 2))
-    pairs = Pairs.of(second, first, hanging_together([row for row, *_ in parts]))
+    pairs = Pairs.of(second, first, image_clusters([row for row, *_ in parts]))
     low, high = pairs.interval(ONE_SIDED)
     return Metric(value=pairs.difference, n=pairs.n, low=low, high=high, method=TANGO)
 
 
-def hanging_together(rows: Sequence[Row]) -> np.ndarray:
+def image_clusters(rows: Sequence[Row]) -> np.ndarray:
     """The cluster [n] of each row: rows of one image, or of one group, are in one cluster."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
